@@ -103,6 +103,7 @@ class Listable(StrEnum):
     families = "families"
     losses = "losses"
     penalties = "penalties"
+    augmentations = "augmentations"
     datasets = "datasets"
     encoders = "encoders"
     metrics = "metrics"

@@ -28,7 +28,7 @@ def _family(kind: Any) -> dict[str, Any]:
     }
     return {
         "description": (sys.modules[kind.__module__].__doc__ or "").partition("\n")[0].rstrip("."),
-        "condition": kind.condition_kind,
+        "condition": kind.condition_kind(kind.Network()),
         "preset": dict(kind.preset),
         "network": settings,
     }
@@ -41,9 +41,28 @@ def _losses() -> Entries:
 
 
 def _penalties() -> Entries:
-    from ganlib.losses.penalties import PENALTIES
+    from ganlib.losses.penalties import GENERATOR_PENALTIES, LOGIT_PENALTIES, PENALTIES, WEIGHT_PENALTIES
 
-    return {name: {"description": (penalty.__doc__ or "").rstrip(".")} for name, penalty in PENALTIES.items()}
+    entries: Entries = {}
+    for on, penalties in (
+        ("discriminator", PENALTIES | LOGIT_PENALTIES),
+        ("generator", GENERATOR_PENALTIES),
+        ("either", WEIGHT_PENALTIES),
+    ):
+        for name, penalty in penalties.items():
+            entries[name] = {"description": f"{_first_line(penalty)} [{on}]", "on": on}
+    return entries
+
+
+def _augmentations() -> Entries:
+    from ganlib.training.augment import AUGMENTATIONS
+
+    return {name: {"description": _first_line(augmentation)} for name, augmentation in AUGMENTATIONS.items()}
+
+
+def _first_line(of: Any) -> str:
+    """The first sentence of a docstring, in one line."""
+    return " ".join((of.__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
 
 
 def _datasets() -> Entries:
@@ -68,6 +87,7 @@ REGISTRIES: dict[str, Callable[[], Entries]] = {
     "families": _families,
     "losses": _losses,
     "penalties": _penalties,
+    "augmentations": _augmentations,
     "datasets": _datasets,
     "encoders": _encoders,
     "metrics": _metrics,

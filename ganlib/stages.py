@@ -5,7 +5,7 @@ A stage reads params.yaml and what earlier stages wrote below the project's fold
     ingest      -> data/prepared/
     embed       -> data/embedded/
     extractor   -> models/extractor/
-    train       -> models/NAME/{weights.safetensors,card.json,history.jsonl,samples/}
+    train       -> models/NAME/{weights.safetensors,state.safetensors,card.json,history.jsonl,samples/}
     evaluate    -> reports/NAME/
     export      -> models/NAME/package/
 """
@@ -32,9 +32,14 @@ from ganlib.problems import Failed, Refused
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
+    from ganlib.data.store import Split
     from ganlib.families.base import Family
-    from ganlib.training.engine import Engine, Samples
+    from ganlib.families.objective import Objective
+    from ganlib.training.distributed import Ranks
+    from ganlib.training.engine import Engine
+    from ganlib.training.samples import Samples
 
 Report = Callable[[str], None]
 GRID_ROWS, GRID_COLUMNS = 10, 8
@@ -54,11 +59,13 @@ class Project:
         Raises:
             Refused: where it cannot be used, in one line.
         """
+        from ganlib.families.objective import penalty_names
         from ganlib.families.registry import settings
         from ganlib.losses.adversarial import LOSSES
-        from ganlib.losses.penalties import PENALTIES
+        from ganlib.training.augment import AUGMENTATIONS
 
-        choices = Choices(settings, LOSSES, PENALTIES)
+        with_labels = {name: loss.smoothed is not None for name, loss in LOSSES.items()}
+        choices = Choices(settings, with_labels, penalty_names(), AUGMENTATIONS)
         return cls(folder=params.resolve().parent, params=load(params, choices))
 
     @property
@@ -118,36 +125,124 @@ def train(project: Project, name: str, report: Report) -> None:
         Refused: where the data does not suit the family.
         Failed: where training diverged, or another process trains the same model.
     """
-    from filelock import FileLock, Timeout
 
-    from ganlib.data.batches import Batches
-    from ganlib.data.store import load_split
-    from ganlib.training import checkpoint
-    from ganlib.training.engine import Engine, choose_device
+    from ganlib.training.distributed import ranks
+    from ganlib.training.hardware import choose_device
 
     config = project.training(name)
+    with ranks(choose_device(config)) as together:
+        _train(project, name, config, together, report if together.first else lambda line: None)
+
+
+def _train(project: Project, name: str, config: Train, together: Ranks, report: Report) -> None:
+    """`train` in one of the processes that do it together."""
+    from ganlib.data.batches import Batches
+    from ganlib.data.store import load_split
+    from ganlib.training.engine import Engine
+    from ganlib.training.hardware import choose_device
+
     family = build(project, config)
     data = data_hashes(project, with_captions=family.condition.kind == "text")
-    package = Path(__file__).parent
-    code = checkpoint.code_hash(*(package / part for part in ("families", "networks", "losses", "training", "data")))
     runs = project.folder / ".checkpoints" / name
-    run = runs / checkpoint.run_key({"parameters": resume_key(config), "data": data, "code": code})
-    run.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(runs / "lock", timeout=0):
-            split = load_split(project.prepared, project.embedded, "train")
-            device = choose_device(config)
-            batches = Batches(split, config.batch, config.seed, device, config.mismatch, config.captions)
-            samples, rows = _samples(project, family)
-            board = project.folder / "runs" / name / run.name
-            engine = Engine(name, family, batches, config, samples, run, board, report)
-            report(f"{name}: {config.family} on {engine.hardware}, {config.steps} steps of {config.batch} images")
-            with _stopped_by_sigterm(engine):
-                engine.train()
-            _write_model(project, name, engine, data, rows)
+    with _alone(name, runs, together):
+        run = runs / _run_key(project, config, family, data, together)
+        if together.first:
+            run.mkdir(parents=True, exist_ok=True)
+        split = load_split(project.prepared, project.embedded, "train")
+        share = (together.rank, together.count)
+        device = choose_device(config)
+        batches = Batches(split, config.batch, config.seed, device, config.mismatch, config.captions, share)
+        samples, rows = _samples(project, family)
+        board = project.folder / "runs" / name / run.name
+        score = _score(split, config) if config.best is not None else None
+        engine = Engine(name, family, batches, config, samples, run, board, report, ranks=together, score=score)
+        if config.start_from is not None and together.first:
+            engine.start_from(*_weights_to_start_from(project, name, config.start_from))
+        report(f"{name}: {config.family} on {engine.hardware}, {config.steps} steps of {config.batch} images")
+        with _stopped_by_sigterm(engine):
+            engine.train()
+        if together.first:
+            _write_model(project, name, engine, split.spec, data, rows)
             shutil.rmtree(run)
+        together.wait()
+
+
+@contextmanager
+def _alone(name: str, runs: Path, together: Ranks) -> Iterator[None]:
+    """No other training of this model while the block runs; the first process holds the lock for all."""
+    from filelock import FileLock, Timeout
+
+    if not together.first:
+        yield
+        return
+    runs.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(runs / "lock")
+    try:
+        lock.acquire(timeout=0)
     except Timeout:
         raise Failed(f"{name}: another process trains it (it holds {runs / 'lock'}); wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_key(project: Project, config: Train, family: Family, data: dict[str, str], together: Ranks) -> str:
+    """The name of all that decides a run's weights: parameters, data, code, and the weights that it starts from, which
+    the first process alone needs to have.
+
+    Raises:
+        Refused: where this process has not what the first one has.
+    """
+    from ganlib.training import checkpoint
+
+    package = Path(__file__).parent
+    code = checkpoint.code_hash(*(package / part for part in ("families", "networks", "losses", "training", "data")))
+    parts = {"parameters": resume_key(config, len(family.curriculum()) > 1), "data": data, "code": code}
+    if config.start_from is not None:
+        parts["start"] = together.share(sha256_of(_state_file(project, config.start_from)) if together.first else None)
+    key = checkpoint.run_key(parts)
+    if together.share(key) != key:
+        raise Refused(
+            f"{project.folder}: params.yaml, data or ganlib of process {together.rank} are not those of process 0; "
+            "give every machine the same"
+        )
+    return key
+
+
+def _state_file(project: Project, start_from: str) -> Path:
+    """The file of all networks of a trained model."""
+    file = project.folder / start_from / "state.safetensors"
+    if not file.is_file():
+        raise Refused(f"train.*.start_from: {file}: no such file; name the folder of a trained model, models/NAME")
+    return file
+
+
+def _weights_to_start_from(project: Project, name: str, start_from: str) -> tuple[dict[str, Tensor], str]:
+    from safetensors.torch import load_file
+
+    file = _state_file(project, start_from)
+    return load_file(file), str(file)
+
+
+def _score(split: Split, config: Train) -> Callable[[Family], float]:
+    """The metric of `config.best` for the averaged networks: of the same latents and conditions each time."""
+    import numpy as np
+
+    from ganlib.evaluation.sliced_wasserstein import sliced_wasserstein_distance
+
+    assert config.best is not None
+    count = min(config.best.samples, len(split.images))
+    rows = np.sort(np.random.default_rng(config.seed).choice(len(split.images), count, replace=False))
+    real = np.ascontiguousarray(split.images[rows])
+
+    texts = None if split.embeddings is None else split.embeddings[split.first_caption[rows]]
+
+    def score(family: Family) -> float:
+        condition = {"none": None, "class": split.labels[rows], "text": texts}[family.condition.kind]
+        return sliced_wasserstein_distance(real, sampler(family)(condition, count, config.seed), seed=config.seed)
+
+    return score
 
 
 def evaluate(project: Project, name: str, report: Report) -> None:
@@ -187,24 +282,41 @@ def build(project: Project, config: Train) -> Family:
     """
     import torch
 
-    from ganlib.families.base import Objective
     from ganlib.families.registry import family
-    from ganlib.losses.adversarial import LOSSES
-    from ganlib.losses.penalties import PENALTIES
 
-    objective = Objective(
-        loss=LOSSES[config.loss],
-        penalties=tuple((weight, PENALTIES[chosen]) for chosen, weight in config.penalties.items()),
-        penalty_every=config.penalty_every,
-        discriminator_steps=config.discriminator_steps,
-    )
     kind = family(config.family)
     torch.manual_seed(config.seed)
     return kind(
         DatasetSpec.load(project.prepared / "dataset.json"),
         _text_dimension(project),
         kind.Network.model_validate(config.network),
-        objective,
+        objective(config),
+    )
+
+
+def objective(config: Train) -> Objective:
+    """The loss, the penalties and the augmentation of a `train` section."""
+    from ganlib.families.objective import Objective, Repeats
+    from ganlib.losses.adversarial import LOSSES
+    from ganlib.training.augment import AUGMENTATIONS, Adaptive
+
+    sections = ("label_smoothing", "instance_noise", "augment", "penalties", "generator_penalties")
+    boost, augment = config.discriminator_boost, config.augment
+    repeats = Repeats(config.discriminator_steps)
+    if boost is not None:
+        repeats = Repeats(config.discriminator_steps, boost.steps, boost.warm_up, boost.every)
+    adaptive = None
+    if augment is not None and augment.target is not None:
+        adaptive = Adaptive(augment.target, augment.every, augment.ramp)
+    return Objective(
+        loss=LOSSES[config.loss],
+        values={key: value for key, value in config.numbers().items() if key.partition(".")[0] in sections},
+        penalty_every=config.penalty_every,
+        generator_penalty_every=config.generator_penalty_every,
+        discriminator_steps=repeats,
+        generator_batches=config.generator_batches,
+        augmentation=AUGMENTATIONS[augment.name] if augment is not None else None,
+        adaptive=adaptive,
     )
 
 
@@ -235,7 +347,7 @@ def sampler(family: Family) -> Callable[[np.ndarray | None, int, int], np.ndarra
     import torch
 
     from ganlib.inference.latents import latents
-    from ganlib.training.engine import sample
+    from ganlib.training.samples import sample
 
     def draw(condition: np.ndarray | None, count: int, seed: int) -> np.ndarray:
         z = torch.from_numpy(latents(range(seed, seed + count), family.latent))
@@ -268,7 +380,7 @@ def _samples(project: Project, family: Family) -> tuple[Samples, list[str]]:
 
     from ganlib.data.store import load_split
     from ganlib.inference.latents import latents
-    from ganlib.training.engine import Samples
+    from ganlib.training.samples import Samples
 
     rows: list[str] = ["anything"] * GRID_ROWS
     condition = None
@@ -287,12 +399,13 @@ def _samples(project: Project, family: Family) -> tuple[Samples, list[str]]:
     return Samples(latents=z, condition=condition, columns=GRID_COLUMNS), rows
 
 
-def _write_model(project: Project, name: str, engine: Engine, data: dict[str, str], rows: list[str]) -> None:
+def _write_model(
+    project: Project, name: str, engine: Engine, spec: DatasetSpec, data: dict[str, str], rows: list[str]
+) -> None:
     """The result of a training, models/NAME: written whole beside the checkpoints, then moved file by file."""
     from safetensors.torch import save_file
 
     family, config, run = engine.family, engine.config, engine.run
-    spec = engine.batches.split.spec
     card = ModelCard(
         name=name,
         family=config.family,
@@ -301,20 +414,19 @@ def _write_model(project: Project, name: str, engine: Engine, data: dict[str, st
         size=spec.size,
         channels=spec.channels,
         classes=spec.classes if family.condition.kind == "class" else (),
-        steps=config.steps,
-        images_seen=config.steps * config.batch,
+        steps=engine.step,
+        images_seen=engine.images_seen,
+        best={} if config.best is None else {config.best.metric: engine.best.value, "step": engine.best.step},
         parameters=config.model_dump(mode="json"),
         data=data,
         environment=_environment() | {"hardware": engine.hardware},
         commit=_commit(project.folder),
     )
-    with engine.averaged(), whole_folder(run / "result") as folder:
-        weights = {
-            f"{key}.{parameter}": value.cpu().contiguous()
-            for key in family.averaged()
-            for parameter, value in family.networks[key].state_dict().items()
-        }
-        save_file(weights, folder / "weights.safetensors")
+    with whole_folder(run / "result") as folder:
+        for file, weights in (("weights", engine.result()), ("state", engine.networks())):
+            # cloned: tied tensors share memory, which the format does not allow
+            tensors = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
+            save_file(tensors, folder / f"{file}.safetensors")
         card.save(folder / "card.json")
         shutil.copy(run / "history.jsonl", folder)
         shutil.copytree(run / "samples", folder / "samples")

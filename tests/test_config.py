@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from ganlib.config import Choices, load, merge, resume_key
+from ganlib.families.objective import penalty_names
 from ganlib.families.registry import settings
 from ganlib.losses.adversarial import LOSSES
-from ganlib.losses.penalties import PENALTIES
 from ganlib.problems import Refused
+from ganlib.training.augment import AUGMENTATIONS
 
-CHOICES = Choices(settings, LOSSES, PENALTIES)
+CHOICES = Choices(
+    settings, {name: loss.smoothed is not None for name, loss in LOSSES.items()}, penalty_names(), AUGMENTATIONS
+)
 GOOD = "models: [a]\ntrain:\n  a: {family: gan-cls}\n"
 
 
@@ -99,7 +102,7 @@ def test_merge_replaces_penalties_whole() -> None:
 def test_more_steps_go_on_from_the_same_checkpoints_unless_the_rate_decays(tmp_path: Path) -> None:
     def key(extra: str) -> dict[str, object]:
         text = f"models: [a]\ntrain:\n  a: {{family: dcgan{extra}}}\n"
-        return resume_key(load(params(tmp_path, text), CHOICES).train["a"])
+        return resume_key(load(params(tmp_path, text), CHOICES).train["a"], False)
 
     assert key(", steps: 10") == key(", steps: 20, log_every: 3")
     assert key(", steps: 10, decay_from: 0.5") != key(", steps: 20, decay_from: 0.5")

@@ -28,7 +28,14 @@ class Batches:
     """
 
     def __init__(
-        self, split: Split, batch: int, seed: int, device: torch.device, mismatch: Mismatch = "class", captions: int = 1
+        self,
+        split: Split,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        mismatch: Mismatch = "class",
+        captions: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """
         Args:
@@ -38,15 +45,20 @@ class Batches:
             device: where batches are wanted.
             mismatch: see `config.Train`.
             captions: random captions of an image averaged into its embedding (all of them where it has fewer).
+            share: (r, n): of each batch the r-th of n equal slices.
 
         Raises:
-            Refused: for a split smaller than a batch, or one in which nothing fails to match.
+            Refused: for a split smaller than a batch, one in which nothing fails to match, or unequal slices.
         """
+        rank, ranks = share
+        if batch % ranks:
+            raise Refused(f"train.*.batch: found {batch}; {ranks} processes share it: take a multiple of {ranks}")
         if len(split.images) < batch:
             raise Refused(f"train.*.batch: found {batch}; the train split has {len(split.images)} images")
         if mismatch == "near" and split.embeddings is None:
             raise Refused("train.*.mismatch: found near, and there are no embedded captions to be near by; take class")
         self.split, self.batch, self.seed, self.device = split, batch, seed, device
+        self.own = slice(rank * batch // ranks, (rank + 1) * batch // ranks)
         self.mismatch, self.caption_count = mismatch, captions
         self.classes = bool(split.spec.classes)
         self.captions = None if self.classes else _caption_codes(split)
@@ -64,12 +76,20 @@ class Batches:
         rows = self.rows(number)
         random = np.random.Generator(np.random.Philox(key=[self.seed, number + (1 << 32)]))
         texts = self._texts(rows, random)
+        mismatched = self._mismatched(rows, texts, random)
+        labels = self.split.labels[rows] if self.classes else None
         return Batch(
-            images=to_unit(self._images(number, rows)),
-            labels=torch.from_numpy(self.split.labels[rows]).to(self.device) if self.classes else None,
-            texts=None if texts is None else torch.from_numpy(texts).to(self.device),
-            mismatched=torch.from_numpy(self._mismatched(rows, texts, random)).to(self.device),
+            images=to_unit(self._images(number, rows[self.own])),
+            labels=self._to_device(labels),
+            texts=self._to_device(texts),
+            wrong_labels=None if labels is None else self._to_device(labels[mismatched]),
+            wrong_texts=None if texts is None else self._to_device(texts[mismatched]),
+            first=self.own.start,
+            whole=self.batch,
         )
+
+    def _to_device(self, values: np.ndarray | None) -> Tensor | None:
+        return None if values is None else torch.from_numpy(values[self.own]).to(self.device)
 
     def rows(self, number: int) -> np.ndarray:
         """Which items of the split batch `number` holds, `(batch,)` int64."""
@@ -97,7 +117,7 @@ class Batches:
             return torch.from_numpy(self.split.images[rows]).to(self.device)
         ready = self.ahead[1] if self.ahead is not None and self.ahead[0] == number else None
         images = ready.result() if ready is not None else self._pinned(rows)
-        self.ahead = (number + 1, self.reader.submit(self._pinned, self.rows(number + 1)))
+        self.ahead = (number + 1, self.reader.submit(self._pinned, self.rows(number + 1)[self.own]))
         return images.to(self.device, non_blocking=True)
 
     def _pinned(self, rows: np.ndarray) -> Tensor:

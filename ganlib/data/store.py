@@ -14,8 +14,10 @@ Files of embedded captions (written by `ganlib.text.embed`):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,23 +30,70 @@ from ganlib.problems import Refused
 
 @dataclass(frozen=True)
 class Batch:
-    """Real data for one phase, on the training device.
+    """Real data for one phase, on the training device, and the random numbers that go with it.
+
+    Where several processes share a batch, or one takes it in parts, this is a slice of the whole batch. Random numbers
+    are drawn for the whole batch and sliced alike, so that how a batch is shared does not change what is learnt.
 
     Attributes:
         images: `(N, C, H, W)` float32 in [-1, 1].
         labels: `(N,)` int64, or None where the data has no classes.
         texts: `(N, d)` float32, each an embedding of the image's own captions, or None.
-        mismatched: `(N,)` int64, a permutation-like index: item `mismatched[i]` of this batch does not match the
-            condition of item i.
+        wrong_labels: `(N,)` int64, classes that the images do not have, or None.
+        wrong_texts: `(N, d)` float32, embeddings of captions that do not describe the images, or None.
+        first: place of the first item in the whole batch.
+        whole: items in the whole batch; None where this is the whole.
+        drawn: how many random numbers are drawn at once; None for one an item. Further items get further draws.
+        generator: of the random numbers; None for torch's own.
     """
 
     images: Tensor
-    labels: Tensor | None
-    texts: Tensor | None
-    mismatched: Tensor
+    labels: Tensor | None = None
+    texts: Tensor | None = None
+    wrong_labels: Tensor | None = None
+    wrong_texts: Tensor | None = None
+    first: int = 0
+    whole: int | None = None
+    drawn: int | None = None
+    generator: torch.Generator | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """U[0, 1) of the shape `(N, *shape)`."""
+        return self._draw(torch.rand, shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """N(0, 1) of the shape `(N, *shape)`."""
+        return self._draw(torch.randn, shape)
+
+    def part(self, index: int, parts: int) -> Batch:
+        """The slice `index` of `parts` equal ones."""
+        count, whole = len(self) // parts, len(self) if self.whole is None else self.whole
+        sliced = self._each(lambda value: value[index * count : (index + 1) * count])
+        return replace(self, **sliced, first=self.first + index * count, whole=whole)
+
+    def extended(self, count: int) -> Batch:
+        """`count` items: these again and again, with random numbers of their own each time."""
+        if count == len(self):
+            return self
+        again = torch.arange(count, device=self.images.device) % len(self)
+        whole = len(self) if self.whole is None else self.whole
+        return replace(self, **self._each(lambda value: value[again]), whole=whole, drawn=len(self))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        names = ("images", "labels", "texts", "wrong_labels", "wrong_texts")
+        return {name: change(value) for name in names if (value := getattr(self, name)) is not None}
+
+    def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        count = len(self) if self.drawn is None else self.drawn
+        whole = count if self.whole is None else self.whole
+        draws = [
+            draw(whole, *shape, generator=self.generator, device=self.images.device)[self.first : self.first + count]
+            for _ in range(-(-len(self) // count))
+        ]
+        return draws[0] if len(draws) == 1 else torch.cat(draws)[: len(self)]
 
 
 @dataclass(frozen=True)

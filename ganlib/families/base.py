@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ganlib.card import Condition, DatasetSpec, Latent
 from ganlib.data.store import Batch
-from ganlib.losses.adversarial import Loss
-from ganlib.losses.penalties import Critic, Penalty
+from ganlib.families.objective import ONCE, Objective, Repeats
+from ganlib.problems import Refused
+
+ConditionKind = Literal["none", "class", "text"]
 
 
 class NetworkSettings(BaseModel):
@@ -26,39 +28,8 @@ class NetworkSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What params.yaml chooses for every family: the loss by name, the and the penalties.
-
-    Attributes:
-        loss: the adversarial loss, a pair of functions of the logits (see `ganlib.losses.adversarial`).
-        penalties: weight and function of each (see `ganlib.losses.penalties`).
-        penalty_every: 1, or the interval of a phase of their own.
-        discriminator_steps: discriminator steps, each with a real batch of its own, for each generator step.
-    """
-
-    loss: Loss
-    penalties: tuple[tuple[float, Penalty], ...] = ()
-    penalty_every: int = 1
-    discriminator_steps: int = 1
-
-    def penalty(self, critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
-        """The weighted sum of the penalties, times their interval, so that lazy ones weigh as much on average."""
-        terms = [weight * penalty(critic, real, fake) for weight, penalty in self.penalties]
-        return torch.stack(terms).sum() * self.penalty_every
-
-    def probabilities(self, p_real: Tensor, p_fake: Tensor, **others: Tensor) -> dict[str, Tensor]:
-        """Mean probabilities for the log, from logits by name.
-
-        Losses that compare real with fake leave the common level of all logits free: theirs are taken from the middle
-        between the means of real and fake.
-        """
-        middle = (p_real.detach().mean() + p_fake.detach().mean()) / 2 if self.loss.needs_real else 0.0
-        logits = {"p_real": p_real, **others, "p_fake": p_fake}
-        return {name: (value.detach() - middle).sigmoid().mean() for name, value in logits.items()}
-
-
 PhaseLoss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+Values = Mapping[str, Tensor | float]
 
 
 @dataclass(frozen=True)
@@ -72,14 +43,33 @@ class Phase:
         loss: from a batch of real data to a scalar and to scalars for the log.
         repeats: times in a training step, each with a real batch of its own.
         every: only in each n-th training step.
+        fresh: whether it takes a real batch of its own; where not, phases share the step's first.
+        when: whether to run, from the scalars of the training step so far; None for always.
     """
 
     name: str
     trains: tuple[str, ...]
     optimiser: str
     loss: PhaseLoss
-    repeats: int = 1
+    repeats: Repeats = ONCE
     every: int = 1
+    fresh: bool = False
+    when: Callable[[Values], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A stretch of the training with phases of its own. Optimisers begin anew with each chapter.
+
+    Attributes:
+        name: for people.
+        share: its part of all steps; the shares of a curriculum sum to 1.
+        phases: the optimiser steps of one training step, in order.
+    """
+
+    name: str
+    share: float
+    phases: tuple[Phase, ...]
 
 
 class Family(ABC):
@@ -89,17 +79,28 @@ class Family(ABC):
         preset: published values, in the form of a `train` section of params.yaml.
         tiny: overrides for the smallest configuration of the same code, for tests.
         Network: the family's own settings.
-        condition_kind: what it is conditioned on: "none", "class" or "text".
+
+    Attributes:
+        networks: by name; all of them are trained, averaged where `averaged` says so, and kept in checkpoints.
+        settings: an instance of `Network`. The engine replaces it where a float of it follows a schedule, so losses
+            read it anew each time.
+        objective: loss, penalties and augmentation.
+        latent: the random input.
+        condition: what the generator is asked for.
+        state: further tensors that go with the run into its checkpoints; the engine moves them to the device. They
+            change in place.
     """
 
     preset: ClassVar[Mapping[str, Any]]
     tiny: ClassVar[Mapping[str, Any]]
     Network: ClassVar[type[NetworkSettings]]
-    condition_kind: ClassVar[str]
 
     networks: dict[str, nn.Module]
+    settings: Any
+    objective: Objective
     latent: Latent
     condition: Condition
+    state: dict[str, Tensor]
 
     @abstractmethod
     def __init__(self, spec: DatasetSpec, text_dimension: int, network: Any, objective: Objective) -> None:
@@ -115,6 +116,11 @@ class Family(ABC):
             Refused: where this family cannot work with such data, naming what would do.
         """
 
+    @classmethod
+    @abstractmethod
+    def condition_kind(cls, network: Any) -> ConditionKind:
+        """What a model with these settings is conditioned on; known before there is data."""
+
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
         """The optimiser steps of one training step, in order."""
@@ -128,37 +134,180 @@ class Family(ABC):
             condition: embeddings `(N, d)` float32, labels `(N,)` int64, or None, by `condition.kind`.
         """
 
+    def curriculum(self) -> tuple[Chapter, ...]:
+        """The chapters of the training; one, with `phases`, unless the family grows."""
+        return (Chapter("all", 1.0, self.phases()),)
+
+    def enter(self, chapter: int, progress: float) -> None:  # noqa: B027 (most families have one chapter)
+        """Called before each training step, for what follows from its place alone (a fade, a resolution).
+
+        Args:
+            chapter: index into the curriculum.
+            progress: share of the chapter that is done, in [0, 1).
+        """
+
     def averaged(self) -> tuple[str, ...]:
         """Names of the networks whose weights are averaged (EMA), saved as the result and exported."""
         return ("generator",)
 
-    def after_step(self, values: Mapping[str, Tensor | float]) -> None:  # noqa: B027 (most families have no such state)
-        """Called after each training step with its scalars (what the log gets), for state that follows them."""
+    def after_step(self, values: Values) -> None:  # noqa: B027 (most families have no such state)
+        """Called after each training step with its scalars (what the log gets), for `state` that follows them."""
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Fresh latents `(N, latent.size)` for the items of a batch."""
+        size = self.latent.size
+        return batch.normal(size) if self.latent.distribution == "normal" else 2 * batch.uniform(size) - 1
+
+    def asked(self, batch: Batch) -> Tensor | None:
+        """The conditions of a batch's items, by `condition.kind`."""
+        return {"none": None, "class": batch.labels, "text": batch.texts}[self.condition.kind]
 
 
 class TwoPlayers(Family):
-    """A family of one discriminator and one generator: a phase each, and one for lazy penalties between them."""
+    """A family of one `generator` and one `discriminator`: a phase each, and one for lazy penalties on either.
 
-    objective: Objective
+    A subclass builds `networks["generator"]`, called with latents and, where there is one, the condition; and
+    `networks["discriminator"]`, called with images and the condition, giving logits `(N,)`.
+    """
 
-    @abstractmethod
+    state: dict[str, Tensor] = {}
+
+    @classmethod
+    def condition_kind(cls, network: Any) -> ConditionKind:
+        return "none"
+
+    def sample(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        generator = self.networks["generator"]
+        return generator(z) if condition is None else generator(z, condition)
+
+    def judge(self, images: Tensor, condition: Tensor | None) -> Tensor:
+        """Logits `(N,)` of the discriminator for images as they are."""
+        discriminator = self.networks["discriminator"]
+        return discriminator(images) if condition is None else discriminator(images, condition)
+
+    def critic(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """From images to logits the way the discriminator sees them, with the batch's conditions."""
+        return lambda images: self.judge(self.objective.view(images, batch), self.asked(batch))
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """Generated images for the conditions of a batch."""
+        return self.sample(self.latents(batch), self.asked(batch))
+
+    def logits(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Logits of a discriminator step by name, `p_real` and `p_fake` among them."""
+        critic = self.critic(batch)
+        return {"p_real": critic(batch.images), "p_fake": critic(fake)}
+
+    def adversarial(self, logits: Mapping[str, Tensor]) -> Tensor:
+        """What the discriminator minimises, from `logits`: real is true, fake is false."""
+        return self.objective.discriminator(logits["p_real"], logits["p_fake"])
+
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What the discriminator minimises, with the penalties unless they are lazy, and scalars for the log."""
+        with torch.no_grad():
+            fake = self.fakes(batch)
+        logits = self.logits(batch, fake)
+        total = self.adversarial(logits) + self.objective.logit_penalty(logits["p_real"], logits["p_fake"])
+        if self.objective.has_penalty() and self.objective.penalty_every == 1:
+            total = total + self._penalty(batch, fake)
+        return total, self.objective.observe(**logits)
 
-    @abstractmethod
     def penalty_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The penalties alone, for a phase of their own."""
+        """The discriminator's penalties alone, for a phase of their own."""
+        with torch.no_grad():
+            fake = self.fakes(batch)
+        return self._penalty(batch, fake), {}
 
-    @abstractmethod
     def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the generator minimises, and scalars for the log."""
+        """What the generator minimises, with its penalties unless they are lazy: fakes pass for real."""
+        asked = self.generator_batch(batch)
+        p_fake = self.critic(asked)(self.fakes(asked))
+        p_real = p_fake.detach()
+        if self.objective.loss.needs_real:
+            with torch.no_grad():
+                p_real = self.critic(batch)(batch.images)
+            p_real = p_real[torch.arange(len(p_fake), device=p_real.device) % len(p_real)]
+        total = self.objective.generator(p_real, p_fake)
+        if self.objective.has_generator_penalty() and self.objective.generator_penalty_every == 1:
+            total = total + self._generator_penalty(batch)
+        return total, {}
+
+    def generator_batch(self, batch: Batch) -> Batch:
+        """The conditions that fakes of a generator step are made for, as a batch."""
+        return batch.extended(self.objective.generator_batches * len(batch))
+
+    def generator_penalty_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's penalties alone, for a phase of their own."""
+        return self._generator_penalty(batch), {}
 
     def phases(self) -> tuple[Phase, ...]:
-        repeats = self.objective.discriminator_steps
-        discriminator = Phase("discriminator", ("discriminator",), "discriminator", self.discriminator_loss, repeats)
-        generator = Phase("generator", ("generator",), "generator", self.generator_loss)
-        every = self.objective.penalty_every
-        if not self.objective.penalties or every == 1:
-            return discriminator, generator
-        penalty = Phase("penalty", ("discriminator",), "discriminator", self.penalty_loss, every=every)
-        return discriminator, penalty, generator
+        objective = self.objective
+        phases = [
+            Phase(
+                "discriminator",
+                ("discriminator",),
+                "discriminator",
+                self.discriminator_loss,
+                objective.discriminator_steps,
+            )
+        ]
+        if objective.has_penalty() and (every := objective.penalty_every) > 1:
+            phases.append(Phase("penalty", ("discriminator",), "discriminator", self.penalty_loss, every=every))
+        phases.append(Phase("generator", ("generator",), "generator", self.generator_loss))
+        if objective.has_generator_penalty() and (every := objective.generator_penalty_every) > 1:
+            phases.append(
+                Phase("generator_penalty", ("generator",), "generator", self.generator_penalty_loss, every=every)
+            )
+        return tuple(phases)
+
+    def _penalty(self, batch: Batch, fake: Tensor) -> Tensor:
+        network = self.networks["discriminator"]
+        return self.objective.penalty(self.critic(batch), network, batch.images, fake, batch)
+
+    def _generator_penalty(self, batch: Batch) -> Tensor:
+        asked = self.asked(batch)
+        return self.objective.generator_penalty(
+            lambda z: self.sample(z, asked), self.networks["generator"], self.latents(batch), batch
+        )
+
+
+class MatchingAware(TwoPlayers):
+    """Two players where the discriminator also sees real images beside conditions that they do not have, as false:
+    algorithm 1 of Reed et al. 2016 (arXiv 1605.05396). Without this pair it can ignore the condition.
+
+    The discriminator has `features`, from images, and `match`, from features and conditions to logits, so that the
+    features of real images are computed once. (The paper pairs a caption with the image of another; over a batch
+    these are the same pairs, told from the image's side.)
+    """
+
+    def logits(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        discriminator: Any = self.networks["discriminator"]
+        asked = self.asked(batch)
+        features = discriminator.features(self.objective.view(batch.images, batch))
+        return {
+            "p_real": discriminator.match(features, asked),
+            "p_wrong": discriminator.match(features, self.wrong(batch)),
+            "p_fake": discriminator(self.objective.view(fake, batch), asked),
+        }
+
+    def wrong(self, batch: Batch) -> Tensor | None:
+        """Conditions that the batch's images do not have, by `condition.kind`."""
+        return {"class": batch.wrong_labels, "text": batch.wrong_texts}[self.condition.kind]
+
+    def adversarial(self, logits: Mapping[str, Tensor]) -> Tensor:
+        """L = real + (wrong + fake) / 2."""
+        loss = self.objective.discriminator
+        return (loss(logits["p_real"], logits["p_wrong"]) + loss(logits["p_real"], logits["p_fake"])) / 2
+
+
+def class_count(spec: DatasetSpec, family: str, otherwise: str) -> int:
+    """The number of classes of the data.
+
+    Raises:
+        Refused: for fewer than two, naming the family that needs them and what would do otherwise.
+    """
+    if len(spec.classes) < 2:
+        raise Refused(
+            f"family: {family} needs two classes or more, and this dataset has {len(spec.classes)}; {otherwise}"
+        )
+    return len(spec.classes)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from ganlib.card import Condition, DatasetSpec, Latent
-from ganlib.data.store import Batch
-from ganlib.families.base import NetworkSettings, Objective, TwoPlayers
+from ganlib.families.base import ConditionKind, MatchingAware, NetworkSettings, class_count
+from ganlib.families.objective import Objective
 from ganlib.networks.convolution import down, pyramid, up
 from ganlib.networks.initialisation import dcgan_normal, dense_normal
 from ganlib.networks.precision import in_float32
@@ -93,7 +93,7 @@ class Discriminator(nn.Module):
         return self.match(self.features(images), labels)
 
 
-class ConditionalGAN(TwoPlayers):
+class ConditionalGAN(MatchingAware):
     """Class-conditional GAN with a matching-aware discriminator."""
 
     preset = {
@@ -105,14 +105,13 @@ class ConditionalGAN(TwoPlayers):
     }
     tiny = {"network": {"z": 8, "width": 4, "discriminator_width": 4, "condition": 16}, "batch": 8}
     Network = Settings
-    condition_kind = "class"
+
+    @classmethod
+    def condition_kind(cls, network: Any) -> ConditionKind:
+        return "class"
 
     def __init__(self, spec: DatasetSpec, text_dimension: int, network: Settings, objective: Objective) -> None:
-        if len(spec.classes) < 2:
-            raise Refused(
-                f"family: cgan needs two classes or more, and this dataset has {len(spec.classes)}; take dcgan"
-            )
-        classes = len(spec.classes)
+        classes = class_count(spec, "cgan", "take dcgan")
         try:
             self.networks = {
                 "generator": Generator(network, classes, spec.size, spec.channels),
@@ -120,44 +119,7 @@ class ConditionalGAN(TwoPlayers):
             }
         except ValueError as error:
             raise Refused(f"ingest.size: {error}") from error
+        self.settings = network
         self.objective = objective
         self.latent = Latent(size=network.z, distribution="normal")
         self.condition = Condition(kind="class", size=classes)
-
-    def sample(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        return self.networks["generator"](z, condition)
-
-    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """L = real + (wrong + fake) / 2; the wrong images are others of the batch, so their features serve twice."""
-        discriminator: Any = self.networks["discriminator"]
-        loss, labels = self.objective.loss, batch.labels
-        assert labels is not None
-        with torch.no_grad():
-            fake = self.sample(torch.randn(len(batch), self.latent.size, device=labels.device), labels)
-        features = discriminator.features(batch.images)
-        p_real = discriminator.match(features, labels)
-        p_wrong = discriminator.match(features[batch.mismatched], labels)
-        p_fake = discriminator(fake, labels)
-        total = (loss.discriminator(p_real, p_wrong) + loss.discriminator(p_real, p_fake)) / 2
-        if self.objective.penalties and self.objective.penalty_every == 1:
-            total = total + self.objective.penalty(lambda images: discriminator(images, labels), batch.images, fake)
-        return total, self.objective.probabilities(p_real=p_real, p_wrong=p_wrong, p_fake=p_fake)
-
-    def penalty_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        discriminator: Any = self.networks["discriminator"]
-        with torch.no_grad():
-            fake = self.sample(torch.randn(len(batch), self.latent.size, device=batch.images.device), batch.labels)
-        return self.objective.penalty(lambda images: discriminator(images, batch.labels), batch.images, fake), {}
-
-    def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Fakes of the right class pass for real."""
-        discriminator: Any = self.networks["discriminator"]
-        labels = batch.labels
-        assert labels is not None
-        fake = self.sample(torch.randn(len(batch), self.latent.size, device=labels.device), labels)
-        p_fake = discriminator(fake, labels)
-        p_real = p_fake.detach()
-        if self.objective.loss.needs_real:
-            with torch.no_grad():
-                p_real = discriminator(batch.images, labels)
-        return self.objective.loss.generator(p_real, p_fake), {}

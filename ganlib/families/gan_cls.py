@@ -7,6 +7,7 @@ Embeddings have a mean square of 1, and the layers that read them begin at that 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from ganlib.card import Condition, DatasetSpec, Latent
 from ganlib.data.store import Batch
-from ganlib.families.base import NetworkSettings, Objective, TwoPlayers
+from ganlib.families.base import ConditionKind, MatchingAware, NetworkSettings
+from ganlib.families.objective import Objective
 from ganlib.networks.convolution import Bottleneck, down, pyramid, up
 from ganlib.networks.initialisation import dcgan_normal, dense_normal
 from ganlib.networks.precision import in_float32
@@ -97,7 +99,7 @@ class Discriminator(nn.Module):
         return self.match(self.features(images), text)
 
 
-class GANCLS(TwoPlayers):
+class GANCLS(MatchingAware):
     """Matching-aware text-to-image GAN."""
 
     preset = {
@@ -110,7 +112,10 @@ class GANCLS(TwoPlayers):
     }
     tiny = {"network": {"z": 8, "width": 4, "discriminator_width": 4, "text": 8}, "batch": 8}
     Network = Settings
-    condition_kind = "text"
+
+    @classmethod
+    def condition_kind(cls, network: Any) -> ConditionKind:
+        return "text"
 
     def __init__(self, spec: DatasetSpec, text_dimension: int, network: Settings, objective: Objective) -> None:
         if not text_dimension:
@@ -127,49 +132,11 @@ class GANCLS(TwoPlayers):
         self.latent = Latent(size=network.z, distribution="normal")
         self.condition = Condition(kind="text", size=text_dimension)
 
-    def sample(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        return self.networks["generator"](z, condition)
-
-    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(real, right) is true, (real, wrong) and (fake, right) are false: algorithm 1 of the paper.
-
-        The wrong images are others of the batch, so their features are computed once.
-        """
-        discriminator: Any = self.networks["discriminator"]
-        loss = self.objective.loss
-        assert batch.texts is not None
-        with torch.no_grad():
-            fake = self.sample(torch.randn(len(batch), self.latent.size, device=batch.texts.device), batch.texts)
-        features = discriminator.features(batch.images)
-        p_real = discriminator.match(features, batch.texts)
-        p_wrong = discriminator.match(features[batch.mismatched], batch.texts)
-        p_fake = discriminator(fake, batch.texts)
-        total = (loss.discriminator(p_real, p_wrong) + loss.discriminator(p_real, p_fake)) / 2
-        if self.objective.penalties and self.objective.penalty_every == 1:
-            total = total + self.objective.penalty(
-                lambda images: discriminator(images, batch.texts), batch.images, fake
-            )
-        return total, self.objective.probabilities(p_real=p_real, p_wrong=p_wrong, p_fake=p_fake)
-
-    def penalty_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        discriminator: Any = self.networks["discriminator"]
-        with torch.no_grad():
-            fake = self.sample(torch.randn(len(batch), self.latent.size, device=batch.images.device), batch.texts)
-        return self.objective.penalty(lambda images: discriminator(images, batch.texts), batch.images, fake), {}
-
-    def generator_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Fakes of the right captions pass for real; with GAN-INT those of interpolated ones too (eq. 5, beta 1/2)."""
-        discriminator: Any = self.networks["discriminator"]
-        assert batch.texts is not None
-        texts = batch.texts
-        if self.settings.interpolate:
-            half = len(texts) // 2
-            texts = torch.cat([texts, (texts[:half] + texts[half : 2 * half]) / 2])
-        fake = self.sample(torch.randn(len(texts), self.latent.size, device=texts.device), texts)
-        p_fake = discriminator(fake, texts)
-        p_real = p_fake.detach()
-        if self.objective.loss.needs_real:
-            with torch.no_grad():
-                p_real = discriminator(batch.images, batch.texts)
-            p_real = p_real.repeat(2)[: len(p_fake)]
-        return self.objective.loss.generator(p_real, p_fake), {}
+    def generator_batch(self, batch: Batch) -> Batch:
+        """With GAN-INT, half a batch of interpolated captions joins (eq. 5, beta 1/2)."""
+        if not self.settings.interpolate:
+            return super().generator_batch(batch)
+        texts, half = batch.texts, len(batch) // 2
+        assert texts is not None
+        between = (texts[:half] + texts[half : 2 * half]) / 2
+        return replace(batch.extended(len(batch) + half), texts=torch.cat([texts, between]))

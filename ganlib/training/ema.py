@@ -8,22 +8,28 @@ import copy
 import torch
 from torch import nn
 
-from ganlib.config import Ema
-
 
 class Average:
     """A second copy of a network that follows it slowly; batch-norm statistics are averaged with the weights."""
 
-    def __init__(self, network: nn.Module, config: Ema) -> None:
-        self.config = config
+    def __init__(self, network: nn.Module) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, batch: int, images_seen: int) -> None:
-        """Move towards `network` by what `batch` images are worth, after `images_seen` images in all."""
-        half_life = self.config.half_life * 1000
-        if self.config.ramp_up is not None:
-            half_life = min(half_life, images_seen * self.config.ramp_up)
+    def update(
+        self, network: nn.Module, batch: int, images_seen: int, half_life: float, ramp_up: float | None = None
+    ) -> None:
+        """Move towards `network`.
+
+        Args:
+            network: the trained one.
+            batch: images since the last update.
+            images_seen: images in all.
+            half_life: in images; after so many the average has forgotten half of what it was. 0 takes the weights.
+            ramp_up: the half-life is at most this share of the images seen.
+        """
+        if ramp_up is not None:
+            half_life = min(half_life, images_seen * ramp_up)
         keep = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
         current = network.state_dict()
         for name, value in self.network.state_dict().items():
