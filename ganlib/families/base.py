@@ -177,21 +177,30 @@ class TwoPlayers(Family):
         return "none"
 
     def sample(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        generator = self.networks["generator"]
+        generator = self.player("generator")
         return generator(z) if condition is None else generator(z, condition)
 
     def judge(self, images: Tensor, condition: Tensor | None) -> Tensor:
         """Logits `(N,)` of the discriminator for images as they are."""
-        discriminator = self.networks["discriminator"]
+        discriminator = self.player("discriminator")
         return discriminator(images) if condition is None else discriminator(images, condition)
 
     def critic(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         """From images to logits the way the discriminator sees them, with the batch's conditions."""
         return lambda images: self.judge(self.objective.view(images, batch), self.asked(batch))
 
+    def player(self, part: str) -> nn.Module:
+        """The network that is the `generator` or the `discriminator`."""
+        return self.networks[part]
+
+    def making(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """From latents to fakes for the items of a batch, as they are trained on."""
+        asked = self.asked(batch)
+        return lambda z: self.sample(z, asked)
+
     def fakes(self, batch: Batch) -> Tensor:
-        """Generated images for the conditions of a batch."""
-        return self.sample(self.latents(batch), self.asked(batch))
+        """Fakes for the items of a batch, from fresh latents."""
+        return self.making(batch)(self.latents(batch))
 
     def logits(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Logits of a discriminator step by name, `p_real` and `p_fake` among them."""
@@ -261,14 +270,12 @@ class TwoPlayers(Family):
         return tuple(phases)
 
     def _penalty(self, batch: Batch, fake: Tensor) -> Tensor:
-        network = self.networks["discriminator"]
+        network = self.player("discriminator")
         return self.objective.penalty(self.critic(batch), network, batch.images, fake, batch)
 
     def _generator_penalty(self, batch: Batch) -> Tensor:
-        asked = self.asked(batch)
-        return self.objective.generator_penalty(
-            lambda z: self.sample(z, asked), self.networks["generator"], self.latents(batch), batch
-        )
+        network = self.player("generator")
+        return self.objective.generator_penalty(self.making(batch), network, self.latents(batch), batch)
 
 
 class MatchingAware(TwoPlayers):
