@@ -132,7 +132,9 @@ class Augment(Section):
 class Best(Section):
     """A metric that is watched while training; the weights of its best value are the result."""
 
-    metric: Literal["sliced_wasserstein_distance"] = Field("sliced_wasserstein_distance", description="needs no trained extractor")
+    metric: Literal["sliced_wasserstein_distance"] = Field(
+        "sliced_wasserstein_distance", description="between patches; needs no trained extractor"
+    )
     every: Positive = Field(500, description="steps between measurements")
     samples: Positive = Field(1000, description="generated images, against as many real ones")
     patience: Positive | None = Field(None, description="end after so many measurements without a new best")

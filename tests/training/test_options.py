@@ -22,7 +22,6 @@ from ganlib.training.engine import Engine
 from tests.conftest import make_split, write_prepared
 from tests.training.test_engine import config, engine, same, state
 
-
 METRIC = "sliced_wasserstein_distance"
 
 
