@@ -8,15 +8,12 @@ import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 import yaml
 
 from ganlib.problems import Failed, Refused
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="From images and captions to a served GAN generator.",
@@ -38,8 +35,9 @@ def say(line: str) -> None:
 def _run(stage: str, params: Path, dry_run: bool, name: str | None = None) -> None:
     from ganlib import stages
     from ganlib.processes import follow_parent
+    from ganlib.project import Project
 
-    project = stages.Project.open(params)
+    project = Project.open(params)
     section = project.training(name) if stage == "train" and name else getattr(project.params, stage)
     if name:
         project.training(name)

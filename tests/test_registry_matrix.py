@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-from ganlib import stages
+from ganlib import models, stages
 from ganlib.config import merge
 from ganlib.export.onnx import export_generator
 from ganlib.export.parity import check_parity
 from ganlib.families.registry import FAMILIES, family
+from ganlib.project import Project
 from tests.conftest import make_split, write_prepared
 
 STEPS = 6
@@ -28,6 +29,7 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 from ganlib import stages
+from ganlib.project import Project
 from ganlib.training.engine import Engine
 
 torch.set_num_threads(1)
@@ -42,7 +44,7 @@ def step_and_die(engine):
 Engine._train_step = step_and_die
 for folder in sys.argv[1:]:
     if (child := os.fork()) == 0:
-        stages.train(stages.Project.open(Path(folder) / "params.yaml"), "tiny", lambda line: None)
+        stages.train(Project.open(Path(folder) / "params.yaml"), "tiny", lambda line: None)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, folder
 """
@@ -72,9 +74,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_goes_from_data_to_onnx(name: str, channels: int, tmp_path: Path) -> None:
-    opened = stages.Project.open(project(tmp_path / "project", name, channels) / "params.yaml")
+    opened = Project.open(project(tmp_path / "project", name, channels) / "params.yaml")
     stages.train(opened, "tiny", lambda line: None)
-    built, card = stages.trained(opened, "tiny")
+    built, card = models.trained(opened, "tiny")
     assert (card.family, card.steps, card.channels) == (name, STEPS, channels)
     history = [json.loads(line) for line in (opened.model("tiny") / "history.jsonl").read_text().splitlines()]
     assert history[-1]["step"] == STEPS
@@ -90,7 +92,7 @@ def test_a_family_goes_from_data_to_onnx(name: str, channels: int, tmp_path: Pat
 def test_a_killed_training_ends_with_the_bytes_of_one_that_was_not(name: str, killed: Path, tmp_path: Path) -> None:
     said: list[str] = []
     for folder in (killed / name, project(tmp_path / "whole", name, 3)):
-        stages.train(stages.Project.open(folder / "params.yaml"), "tiny", said.append)
+        stages.train(Project.open(folder / "params.yaml"), "tiny", said.append)
     assert [line for line in said if "resumes" in line] == [f"tiny: resumes after step 3 of {STEPS}"]
     for file in ("weights", "state"):
         one, other = (

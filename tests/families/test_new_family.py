@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ganlib import stages
+from ganlib import models, stages
 from ganlib.export.onnx import export_generator
 from ganlib.export.parity import check_parity
 from ganlib.families import registry
+from ganlib.project import Project
 from ganlib.registries import describe
 from tests.conftest import make_split, write_prepared
 
@@ -57,11 +58,11 @@ def test_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write_prepared(make_split(), tmp_path)
     section = {"family": "linear-gan", "steps": 8, "checkpoint_every": 4}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"models": ["mine"], "train": {"mine": section}}))
-    project = stages.Project.open(tmp_path / "params.yaml")
+    project = Project.open(tmp_path / "params.yaml")
     assert project.params.train["mine"].batch == 16  # the preset
     stages.train(project, "mine", lambda line: None)
-    built, card = stages.trained(project, "mine")
-    images = stages.sampler(built)(None, 5, 0)
+    built, card = models.trained(project, "mine")
+    images = models.sampler(built)(None, 5, 0)
     assert images.shape == (5, 8, 8, 3)
     export_generator(built, card, tmp_path / "generator.onnx", 20)
     assert all(difference.error <= 1e-4 for difference in check_parity(built, card, tmp_path / "generator.onnx", 1e-4))

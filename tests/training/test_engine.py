@@ -17,12 +17,13 @@ import torch
 import yaml
 from PIL import Image
 
-from ganlib import stages
+from ganlib import models, stages
 from ganlib.config import Train, merge
 from ganlib.data.batches import Batches
 from ganlib.data.store import Batch
 from ganlib.families.registry import FAMILIES, family
 from ganlib.problems import Failed
+from ganlib.project import Project
 from ganlib.training.ema import Average
 from ganlib.training.engine import Engine
 from ganlib.training.optimisers import rate
@@ -43,7 +44,7 @@ def engine(config: Train, run: Path, size: int = 8) -> Engine:
     split = make_split(size=size)
     kind = family(config.family)
     torch.manual_seed(config.seed)
-    built = kind(split.spec, 6, kind.Network.model_validate(config.network), stages.objective(config))
+    built = kind(split.spec, 6, kind.Network.model_validate(config.network), models.objective(config))
     batches = Batches(split, config.batch, config.seed, CPU, config.mismatch, config.captions)
     asked = {"none": None, "class": torch.tensor([0, 1]), "text": torch.zeros(2, 6)}[built.condition.kind]
     samples = Samples(torch.zeros(2, built.latent.size), asked, 2)
@@ -115,7 +116,7 @@ def test_a_lazy_penalty_has_steps_of_its_own_with_the_discriminator_s_optimiser(
     images = torch.randn(2, 3, 8, 8)
     critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 1))
     every, lazy = (
-        stages.objective(config("dcgan", penalties={"r1": 2.0}, penalty_every=n)).penalty(
+        models.objective(config("dcgan", penalties={"r1": 2.0}, penalty_every=n)).penalty(
             critic, critic, images, images, Batch(images)
         )
         for n in (1, 5)
@@ -258,15 +259,15 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, 
 def test_changed_data_starts_fresh_and_a_model_of_other_data_is_not_used(tmp_path: Path) -> None:
     params = project(tmp_path, steps=12)
     said: list[str] = []
-    opened = stages.Project.open(params)
+    opened = Project.open(params)
     stages.train(opened, "tiny", said.append)
-    built, card = stages.trained(opened, "tiny")
-    images = stages.sampler(built)(np.array([0, 1, 2]), 3, 5)
+    built, card = models.trained(opened, "tiny")
+    images = models.sampler(built)(np.array([0, 1, 2]), 3, 5)
     assert images.shape == (3, 8, 8, 3)
-    assert (images[1] == stages.sampler(built)(np.array([1]), 1, 6)[0]).all()  # image i is that of seed + i
+    assert (images[1] == models.sampler(built)(np.array([1]), 1, 6)[0]).all()  # image i is that of seed + i
     assert card.images_seen == 12 * 8
     changed = np.load(tmp_path / "data/prepared/images.npy")
     changed[0] = 0
     np.save(tmp_path / "data/prepared/images.npy", changed)
     with pytest.raises(ValueError, match="trained on other data than"):
-        stages.trained(opened, "tiny")
+        models.trained(opened, "tiny")

@@ -18,6 +18,7 @@ from ganlib.config import Schedule
 from ganlib.data.store import Batch
 from ganlib.families.base import Chapter, Family, Phase
 from ganlib.problems import Failed, Refused
+from ganlib.project import Project
 from ganlib.training.engine import Engine
 from tests.conftest import make_split, write_prepared
 from tests.training.test_engine import config, engine, same, state
@@ -74,7 +75,7 @@ def test_what_does_not_fit_is_refused_in_one_line(given: dict[str, Any], line: s
     section = {"family": "dcgan", "batch": 8, **given}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"models": ["a"], "train": {"a": section}}))
     with pytest.raises(Refused) as caught:
-        stages.Project.open(tmp_path / "params.yaml")
+        Project.open(tmp_path / "params.yaml")
     assert f"train.a{line}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -206,13 +207,13 @@ def test_a_family_in_chapters_resumes_in_any_of_them(tmp_path: Path) -> None:
         assert same(state(again), state(whole))
 
 
-def tiny_project(folder: Path, **given: Any) -> stages.Project:
+def tiny_project(folder: Path, **given: Any) -> Project:
     folder.mkdir(exist_ok=True)
     if not (folder / "data").exists():
         write_prepared(make_split(count=60), folder)
     train = config("cgan", **given).model_dump(mode="json")
     (folder / "params.yaml").write_text(yaml.safe_dump({"models": ["tiny"], "train": {"tiny": train}}))
-    return stages.Project.open(folder / "params.yaml")
+    return Project.open(folder / "params.yaml")
 
 
 def test_a_warm_start_begins_with_the_networks_of_another_run(tmp_path: Path) -> None:
