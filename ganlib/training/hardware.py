@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,8 +36,13 @@ def choose_precision(config: Train, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def deterministic(asked: bool) -> Iterator[None]:
-    """torch's deterministic algorithms where they are asked for; as before when the block ends."""
+    """torch's deterministic algorithms where they are asked for; as before when the block ends.
+
+    What has none on CUDA (the warp of the adaptive augmentation) is refused by torch as soon as it runs.
+    """
     before = torch.are_deterministic_algorithms_enabled()
+    if asked:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not
     torch.use_deterministic_algorithms(asked or before)
     try:
         yield
