@@ -12,6 +12,7 @@ first says it, and all end.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,9 +166,10 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        what = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0]  # without torch's line and advice
         raise Failed(
-            "train: another process ended or cannot be reached; the same command goes on from the last checkpoint "
-            f"({str(error).splitlines()[0]})"
+            f"train: another process ended or cannot be reached ({what}); the same command goes on from the last "
+            "checkpoint"
         ) from error
 
 
