@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -45,7 +46,8 @@ def _run(stage: str, params: Path, dry_run: bool, name: str | None = None) -> No
         title = f"{stage}.{name}" if stage == "train" and name else stage
         say(yaml.safe_dump({title: section.model_dump(mode="json")}, sort_keys=False).rstrip())
         return
-    say(f"{stage}: {json.dumps(section.model_dump(mode='json'))}")
+    if os.environ.get("RANK", "0") == "0":  # torchrun numbers its processes: one of them speaks
+        say(f"{stage}: {json.dumps(section.model_dump(mode='json'))}")
     follow_parent()
     run: Callable[..., None] = getattr(stages, stage)
     run(project, name, say) if name else run(project, say)

@@ -180,7 +180,7 @@ def _samples(project: Project, family: Family) -> tuple[Samples, list[str]]:
         shown = [item for item in range(len(split.images)) if split.captions(item)][:GRID_ROWS]
         rows = [split.captions(item)[0] for item in shown]
         condition = torch.from_numpy(split.embeddings[split.first_caption[shown]]).repeat_interleave(GRID_COLUMNS, 0)
-# A column is one latent under every condition; without conditions every image has a latent of its own.
+    # A column is one latent under every condition; without conditions every image has a latent of its own.
     z = torch.from_numpy(latents(range(GRID_COLUMNS), family.latent)).repeat(len(rows), 1)
     if condition is None:
         z = torch.from_numpy(latents(range(GRID_COLUMNS * len(rows)), family.latent))
