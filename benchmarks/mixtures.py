@@ -232,7 +232,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         ax.set(title=row.setting, xlabel=measured, xticks=[], yticks=[], aspect="equal")
         ax.set(xlim=(-mixture.half_side, mixture.half_side), ylim=(-mixture.half_side, mixture.half_side))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
 
 
