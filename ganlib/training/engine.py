@@ -28,7 +28,7 @@ from ganlib.training.distributed import Ranks, synchronise_batch_norm
 from ganlib.training.ema import Average
 from ganlib.training.grid import save_grid
 from ganlib.training.hardware import choose_precision, deterministic
-from ganlib.training.health import Health, spread
+from ganlib.training.health import FEW, Health, real_spread, spread
 from ganlib.training.log import History, Progress
 from ganlib.training.optimisers import clip_weights, optimiser, rate, set_numbers
 from ganlib.training.samples import Samples, sample
@@ -199,7 +199,10 @@ class Engine:
             value.copy_(weights[name])
 
     def _train(self, history: History | None, progress: Progress | None) -> None:
-        health, real_spread = Health(), max(spread(self._real_images(), 2 * self.samples.columns), 1.0)
+        kind = self.family.condition.kind
+        health, reals = Health(FEW[kind]), self.batches[0]
+        labels = reals.labels.cpu().numpy() if kind == "class" and reals.labels is not None else None
+        usual = real_spread(to_uint8(reals.images[:64]).cpu().numpy(), labels[:64] if labels is not None else None)
         logged: dict[str, float] = {}
         since, since_step = time.monotonic(), self.step
         while self.step < self.config.steps and not self._is_past_its_best():
@@ -224,7 +227,7 @@ class Engine:
             if history is not None and self._due(self.config.sample_every):
                 images_drawn, sheet = self._draw()
                 history.picture(self.step, sheet)
-                row["sample_spread"] = spread(images_drawn, self.samples.columns) / real_spread
+                row["sample_spread"] = spread(images_drawn, self.samples.columns) / usual
             if history is not None and row:
                 history.write(self.step, row)
                 for warning in health.warnings(row):
@@ -343,10 +346,6 @@ class Engine:
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
-
-    def _real_images(self) -> np.ndarray:
-        images = to_uint8(self.batches[0].images).cpu().numpy()
-        return images[np.arange(2 * self.samples.columns) % len(images)]
 
     def _draw(self) -> tuple[np.ndarray, np.ndarray]:
         with self.averaged() as family:
