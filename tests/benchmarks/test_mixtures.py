@@ -60,7 +60,7 @@ def test_a_batch_holds_points_of_every_mode_with_its_deviation(mixture: Mixture)
 
 def test_a_few_hundred_steps_find_the_ring() -> None:
     before = find_modes(trained(RING, SETTINGS[0], 1, seed=0)[0], RING.centres, RING.deviation)
-    points, seconds = trained(RING, SETTINGS[0], 400, seed=0)
+    points, seconds = trained(RING, SETTINGS[0], 250, seed=0)
     after = find_modes(points, RING.centres, RING.deviation)
 
     assert points.shape == (2500, 2)
@@ -127,5 +127,6 @@ def test_the_picture_has_a_row_for_each_mixture(tmp_path: Path) -> None:
     draw(rows[:5], tmp_path / "one.png")
 
     with Image.open(tmp_path / "both" / "mixtures.png") as both, Image.open(tmp_path / "one.png") as one:
-        assert both.size == (1800, 888)
-        assert one.size == (1800, 444)
+        assert both.width == pytest.approx(5 * 3 * 120, rel=0.03)
+        assert one.width == both.width
+        assert both.height == pytest.approx(2 * one.height, rel=0.03)
