@@ -74,7 +74,10 @@ def test_results_lie_where_the_project_says() -> None:
         "ingest": [project.prepared],
         "embed": [project.embedded],
         "extractor": [project.extractor],
-        "train": [model / name for name in ("weights.safetensors", "card.json", "history.jsonl", "samples")],
+        "train": [
+            *(model / f"{name}.safetensors" for name in ("weights", "state")),
+            *(model / name for name in ("card.json", "history.jsonl", "samples")),
+        ],
         "evaluate": [
             *(report / name for name in ("protocol.json", "rows.txt", "metrics.json")),
             *(report / name for name in ("plots/curves", "plots/agreement", "pictures")),
