@@ -49,7 +49,7 @@ def test_preset_lies_under_what_is_given(tmp_path: Path) -> None:
         ("models: [a, a]\ntrain:\n  a: {family: dcgan}\n", r"models: found \['a', 'a'\]; each name once"),
         ("models: []\ntrain:\n  A b: {family: dcgan}\n", r"train\.A b: a model's name is made of a-z, 0-9 and -"),
         ("models: []\ntrain:\n  extractor: {family: dcgan}\n", r"train\.extractor: .* is taken"),
-        ("models: [a]\ntrain:\n  a: {family: dcgam}\n", r"family: found 'dcgam'; expected one of dcgan"),
+        ("models: [a]\ntrain:\n  a: {family: dcgam}\n", r"family: found 'dcgam'; expected one of gan, dcgan"),
         ("models: [a]\ntrain:\n  a: {steps: 3}\n", r"train\.a\.family: missing"),
         ("models: [a]\ntrain:\n  a: {family: dcgan, network: {wdith: 3}}\n", r"train\.a\.network\.wdith: unknown key"),
         ("models: [a]\ntrain:\n  a: {family: dcgan, generator: {lr: -1.0}}\n", r"train\.a\.generator\.lr: found -1\.0"),
