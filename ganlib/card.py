@@ -88,7 +88,7 @@ class ModelCard(_Description):
     channels: Literal[1, 3]
     classes: tuple[str, ...] = Field(default=(), description="class names, in the order of the labels")
     steps: int = Field(description="training steps done")
-    images_seen: int = Field(description="real images shown to the discriminator")
+    images_seen: int = Field(description="real images drawn for training, one batch for each of a step's repeats")
     best: dict[str, float] = Field(default={}, description="where the best weights were kept: the metric, and the step")
     parameters: dict[str, Any] = Field(description="the resolved section of params.yaml that trained it")
     data: dict[str, str] = Field(description="sha256 of the prepared dataset's and the embedded captions' files")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ganlib.training.samples import Samples
 
 GRID_ROWS, GRID_COLUMNS = 10, 8
+CODE = ("families", "networks", "losses", "training", "data", "config.py", "schedule.py", "models.py")
+"""What decides, with parameters and data, which weights a step ends with."""
 
 
 def train(project: Project, name: str, report: Report) -> None:
@@ -109,8 +111,7 @@ def _run_key(project: Project, config: Train, family: Family, data: dict[str, st
     """
     from ganlib.training import checkpoint
 
-    package = Path(__file__).parent
-    code = checkpoint.code_hash(*(package / part for part in ("families", "networks", "losses", "training", "data")))
+    code = checkpoint.code_hash(Path(__file__).parent, *CODE)
     parts = {"parameters": resume_key(config, len(family.curriculum()) > 1), "data": data, "code": code}
     if config.start_from is not None:
         parts["start"] = together.share(sha256_of(_state_file(project, config.start_from)) if together.first else None)
@@ -148,7 +149,6 @@ def _score(split: Split, config: Train) -> Callable[[Family], float]:
     count = min(config.best.samples, len(split.images))
     rows = np.sort(np.random.default_rng(config.seed).choice(len(split.images), count, replace=False))
     real = np.ascontiguousarray(split.images[rows])
-
     texts = None if split.embeddings is None else split.embeddings[split.first_caption[rows]]
 
     def score(family: Family) -> float:

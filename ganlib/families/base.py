@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -100,7 +101,7 @@ class Family(ABC):
     objective: Objective
     latent: Latent
     condition: Condition
-    state: dict[str, Tensor]
+    state: Mapping[str, Tensor] = MappingProxyType({})
 
     @abstractmethod
     def __init__(self, spec: DatasetSpec, text_dimension: int, network: Any, objective: Objective) -> None:
@@ -170,8 +171,6 @@ class TwoPlayers(Family):
     `networks["discriminator"]`, called with images and the condition, giving logits `(N,)`.
     """
 
-    state: dict[str, Tensor] = {}
-
     @classmethod
     def condition_kind(cls, network: Any) -> ConditionKind:
         return "none"
@@ -231,15 +230,19 @@ class TwoPlayers(Family):
         """What the generator minimises, with its penalties unless they are lazy: fakes pass for real."""
         asked = self.generator_batch(batch)
         p_fake = self.critic(asked)(self.fakes(asked))
-        p_real = p_fake.detach()
-        if self.objective.loss.needs_real:
-            with torch.no_grad():
-                p_real = self.critic(batch)(batch.images)
-            p_real = p_real[torch.arange(len(p_fake), device=p_real.device) % len(p_real)]
-        total = self.objective.generator(p_real, p_fake)
+        total = self.objective.generator(self.beside(p_fake, batch), p_fake)
         if self.objective.has_generator_penalty() and self.objective.generator_penalty_every == 1:
             total = total + self._generator_penalty(batch)
         return total, {}
+
+    def beside(self, p_fake: Tensor, batch: Batch) -> Tensor:
+        """Logits of real images that the loss may compare with fakes, one for each: the batch's, again and again. Where
+        the loss compares nothing, what stands there is not read."""
+        if not self.objective.loss.needs_real:
+            return p_fake.detach()
+        with torch.no_grad():
+            p_real = self.critic(batch)(batch.images)
+        return p_real[torch.arange(len(p_fake), device=p_real.device) % len(p_real)]
 
     def generator_batch(self, batch: Batch) -> Batch:
         """The conditions that fakes of a generator step are made for, as a batch."""

@@ -260,7 +260,6 @@ class LAPGAN(Family):
         self.settings = network
         self.objective = objective
         self.condition = Condition(kind="class", size=classes) if classes else Condition(kind="none")
-        self.state = {}
         self.networks = {}
         self.levels: list[Level] = []
         for index, size in enumerate(level_sizes(spec.size)):

@@ -155,13 +155,8 @@ class WGANGP(TwoPlayers):
             return super().generator_loss(batch)
         asked = self.generator_batch(batch)
         p_fake, of_fake = self._judge_and_classify(self.fakes(asked), asked)
-        p_real = p_fake.detach()
-        if self.objective.loss.needs_real:
-            with torch.no_grad():
-                p_real = self.critic(batch)(batch.images)
-            p_real = p_real[torch.arange(len(p_fake), device=p_real.device) % len(p_real)]
         assert asked.labels is not None
-        total = self.objective.generator(p_real, p_fake)
+        total = self.objective.generator(self.beside(p_fake, batch), p_fake)
         total = total + self.settings.generator_auxiliary_weight * cross_entropy(of_fake, asked.labels)
         if self.objective.has_generator_penalty() and self.objective.generator_penalty_every == 1:
             total = total + self._generator_penalty(batch)

@@ -25,12 +25,13 @@ def run_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def code_hash(*folders: Path) -> str:
-    """The sha256 over the Python files of some folders, by name and content."""
+def code_hash(package: Path, *parts: str) -> str:
+    """The sha256 over Python files of a package, by name and content: files, and all below folders."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{folder.name}/{file.relative_to(folder)}\n".encode())
+    for part in parts:
+        place = package / part
+        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            digest.update(f"{file.relative_to(package)}\n".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

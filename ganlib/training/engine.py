@@ -205,12 +205,14 @@ class Engine:
         usual = real_spread(to_uint8(reals.images[:64]).cpu().numpy(), labels[:64] if labels is not None else None)
         logged: dict[str, float] = {}
         since, since_step = time.monotonic(), self.step
-        while self.step < self.config.steps and not self._is_past_its_best():
+        while not self._is_over():
             values = self._train_step()
             self.step += 1
             self.family.after_step(values)
             self.family.objective.after_step(self.step, self.config.batch)
             row: dict[str, float] = {}
+            if self.config.best is not None and self._due(self.config.best.every):
+                row[self.config.best.metric] = self._measure()
             if self._due(self.config.log_every):
                 self._check_finite()
                 now = time.monotonic()
@@ -222,8 +224,6 @@ class Engine:
                 }
                 since, since_step = now, self.step
                 row |= logged
-            if self.config.best is not None and self._due(self.config.best.every):
-                row[self.config.best.metric] = self._measure()
             if history is not None and self._due(self.config.sample_every):
                 images_drawn, sheet = self._draw()
                 history.picture(self.step, sheet)
@@ -241,8 +241,13 @@ class Engine:
                 self.ranks.wait()  # a process that ends takes the others with it
             if progress is not None:
                 progress.advance(self.step, logged)
-            if stopping and self.step < self.config.steps:
+            if stopping and not self._is_over():
                 raise Failed(f"{self.name}: stopped after step {self.step}; the same command goes on from there")
+        if self.config.best is not None and self.step < self.config.steps:
+            self.report(
+                f"{self.name}: ends early after step {self.step}: no better {self.config.best.metric} than "
+                f"{self.best.value:.4g} after step {self.best.step}"
+            )
 
     def _open(self, chapter: int) -> None:
         """Begin a chapter: optimisers anew, one for all phases that train the same networks."""
@@ -345,7 +350,7 @@ class Engine:
             )
 
     def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.config.steps
+        return self.step % every == 0 or self._is_over()
 
     def _draw(self) -> tuple[np.ndarray, np.ndarray]:
         with self.averaged() as family:
@@ -355,6 +360,7 @@ class Engine:
     def _measure(self) -> float:
         """The metric of `config.best`, and the weights kept where it is the best so far."""
         assert self.config.best is not None and self.score is not None
+        self._check_finite()
         value = None
         if self.ranks.first:
             with self.averaged() as family:
@@ -370,16 +376,11 @@ class Engine:
             self.best.worse += 1
         return value
 
-    def _is_past_its_best(self) -> bool:
+    def _is_over(self) -> bool:
+        """Whether all steps are done, or no better weights were found for as long as `config.best` waits."""
         watched = self.config.best
-        past = watched is not None and watched.patience is not None and self.best.worse >= watched.patience
-        if past:
-            assert watched is not None
-            self.report(
-                f"{self.name}: ends early after step {self.step}: no better {watched.metric} than "
-                f"{self.best.value:.4g} after step {self.best.step}"
-            )
-        return past
+        patience = watched.patience if watched is not None else None
+        return self.step >= self.config.steps or (patience is not None and self.best.worse >= patience)
 
     def _compile(self) -> None:
         """Compile the networks that no penalty is differentiated through: what torch.compile makes has no second

@@ -265,6 +265,23 @@ def test_the_best_weights_of_a_stage_are_on_its_card(tmp_path: Path) -> None:
     assert card.best[METRIC] == min(scores.values()) == scores[int(card.best["step"])]
 
 
+def test_a_run_that_ends_early_leaves_what_one_that_ends_late_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends before the first grid, log entry and checkpoint were due."""
+    given = {"best": {"every": 2, "patience": 1, "samples": 16}, "steps": 40}
+    project = tiny_project(tmp_path, sample_every=20, log_every=20, checkpoint_every=20, **given)
+    scores = iter([1.0, 2.0])
+    monkeypatch.setattr("ganlib.training_run._score", lambda split, config: lambda family: next(scores))
+    stages.train(project, "tiny", lambda line: None)
+    model = project.model("tiny")
+    card = ModelCard.load(model / "card.json")
+    assert (card.steps, card.best) == (4, {METRIC: 1.0, "step": 2.0})
+    assert [grid.name for grid in sorted((model / "samples").glob("*.png"))] == ["step-00000004.png"]
+    last = json.loads((model / "history.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 4 and last["loss_generator"] > 0 and last[METRIC] == 2.0
+
+
 @pytest.mark.filterwarnings("ignore:.*script_method. is deprecated:DeprecationWarning")  # torch's own, on import
 def test_compiled_networks_learn_the_same(tmp_path: Path) -> None:
     given = {"steps": 2, "precision": "float32", "penalties": {"r1": 1.0}, "sample_every": 100}
