@@ -13,15 +13,11 @@ from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from ganlib.card import Condition, DatasetSpec, Latent
 from ganlib.families.base import ConditionKind, NetworkSettings, TwoPlayers, class_count
 from ganlib.families.objective import Objective
-from ganlib.networks.convolution import pyramid
-from ganlib.networks.initialisation import glorot
-from ganlib.networks.normalisation import BatchNorm, class_norm
-from ganlib.networks.residual import DownBlock, FirstDownBlock, UpBlock, halvings
+from ganlib.networks.residual import DownBlock, FirstDownBlock, ResidualGenerator, halvings
 from ganlib.networks.spectral import ProjectionLogit, SpectralConv2d
 from ganlib.problems import Refused
 
@@ -33,27 +29,6 @@ class Settings(NetworkSettings):
     width: int = Field(256, ge=1, description="generator: channels of every layer")
     discriminator_width: int = Field(128, ge=1, description="discriminator: channels of every layer")
     classes: bool = Field(False, description="conditional on classes, with a projection discriminator")
-
-
-class Generator(nn.Module):
-    """Latent `(N, z)`, and classes `(N,)` where there are any, to images `(N, channels, size, size)` in [-1, 1]."""
-
-    def __init__(self, settings: Settings, classes: int, size: int, channels: int) -> None:
-        super().__init__()
-        base, doublings = pyramid(size)
-        width = settings.width
-        self.start = nn.Sequential(
-            glorot(nn.Linear(settings.z, width * base * base)), nn.Unflatten(1, (width, base, base))
-        )
-        self.blocks = nn.ModuleList(UpBlock(width, width, class_norm(classes)) for _ in range(doublings))
-        self.norm = BatchNorm(width)
-        self.image = glorot(nn.Conv2d(width, channels, 3, padding=1))
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        h = self.start(z)
-        for block in self.blocks:
-            h = block(h, labels)
-        return self.image(relu(self.norm(h))).tanh()
 
 
 class Discriminator(nn.Module):
@@ -97,7 +72,7 @@ class SNGAN(TwoPlayers):
         classes = class_count(spec, "sngan with network.classes", "set it to false") if network.classes else 0
         try:
             self.networks = {
-                "generator": Generator(network, classes, spec.size, spec.channels),
+                "generator": ResidualGenerator(network.z, network.width, classes, spec.size, spec.channels),
                 "discriminator": Discriminator(network, classes, spec.size, spec.channels),
             }
         except ValueError as error:

@@ -14,17 +14,15 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, relu
+from torch.nn.functional import cross_entropy
 
 from ganlib.card import Condition, DatasetSpec, Latent
 from ganlib.data.store import Batch
 from ganlib.families.base import ConditionKind, NetworkSettings, TwoPlayers, class_count
 from ganlib.families.objective import Objective
-from ganlib.networks.convolution import pyramid
 from ganlib.networks.initialisation import glorot
-from ganlib.networks.normalisation import BatchNorm, class_norm
 from ganlib.networks.precision import in_float32
-from ganlib.networks.residual import DownBlock, FirstDownBlock, UpBlock, halvings
+from ganlib.networks.residual import DownBlock, FirstDownBlock, ResidualGenerator, halvings
 from ganlib.problems import Refused
 
 LEVEL = 1 / 128  # of images in [-1, 1]: the width of the noise that makes 8-bit levels continuous
@@ -39,27 +37,6 @@ class Settings(NetworkSettings):
     auxiliary: bool = Field(False, description="conditional on classes, with a classifier on the critic (AC-GAN)")
     auxiliary_weight: float = Field(1.0, ge=0, description="critic: cross entropy of the classes of real images")
     generator_auxiliary_weight: float = Field(0.1, ge=0, description="generator: cross entropy of the asked classes")
-
-
-class Generator(nn.Module):
-    """Latent `(N, z)`, and classes `(N,)` where there are any, to images `(N, channels, size, size)` in [-1, 1]."""
-
-    def __init__(self, settings: Settings, classes: int, size: int, channels: int) -> None:
-        super().__init__()
-        base, doublings = pyramid(size)
-        width = settings.width
-        self.start = nn.Sequential(
-            glorot(nn.Linear(settings.z, width * base * base)), nn.Unflatten(1, (width, base, base))
-        )
-        self.blocks = nn.ModuleList(UpBlock(width, width, class_norm(classes)) for _ in range(doublings))
-        self.norm = BatchNorm(width)
-        self.image = glorot(nn.Conv2d(width, channels, 3, padding=1))
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        h = self.start(z)
-        for block in self.blocks:
-            h = block(h, labels)
-        return self.image(relu(self.norm(h))).tanh()
 
 
 class Discriminator(nn.Module):
@@ -113,7 +90,7 @@ class WGANGP(TwoPlayers):
         classes = class_count(spec, "wgan-gp with network.auxiliary", "set it to false") if network.auxiliary else 0
         try:
             self.networks = {
-                "generator": Generator(network, classes, spec.size, spec.channels),
+                "generator": ResidualGenerator(network.z, network.width, classes, spec.size, spec.channels),
                 "discriminator": Discriminator(network, classes, spec.size, spec.channels),
             }
         except ValueError as error:

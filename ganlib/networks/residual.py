@@ -13,8 +13,9 @@ from math import sqrt
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
+from ganlib.networks.convolution import pyramid
 from ganlib.networks.initialisation import glorot
-from ganlib.networks.normalisation import Norm
+from ganlib.networks.normalisation import BatchNorm, Norm, class_norm
 
 Convolution = Callable[..., nn.Conv2d]
 
@@ -31,6 +32,39 @@ class UpBlock(nn.Module):
         h = self.conv1(_doubled(relu(self.norm1(x, condition))))
         h = self.conv2(relu(self.norm2(h, condition)))
         return h + _doubled(self.shortcut(x))
+
+
+class ResidualGenerator(nn.Module):
+    """Latent `(N, z)`, and classes `(N,)` where there are any, to images `(N, channels, size, size)` in [-1, 1].
+
+    The generator of WGAN-GP and SNGAN at 32 pixels: a dense layer to 4x4, three blocks of one width that double, batch
+    norm, ReLU, 3x3, tanh. At another resolution the number of blocks changes.
+    """
+
+    def __init__(self, z: int, width: int, classes: int, size: int, channels: int) -> None:
+        """
+        Args:
+            z: length of the latent.
+            width: channels of every layer.
+            classes: 0 for batch norm, otherwise class-conditional batch norm.
+            size: height and width of an image.
+            channels: of an image.
+
+        Raises:
+            ValueError: where `size` is no base of 4 to 7 pixels doubled.
+        """
+        super().__init__()
+        base, doublings = pyramid(size)
+        self.start = nn.Sequential(glorot(nn.Linear(z, width * base * base)), nn.Unflatten(1, (width, base, base)))
+        self.blocks = nn.ModuleList(UpBlock(width, width, class_norm(classes)) for _ in range(doublings))
+        self.norm = BatchNorm(width)
+        self.image = glorot(nn.Conv2d(width, channels, 3, padding=1))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        h = self.start(z)
+        for block in self.blocks:
+            h = block(h, labels)
+        return self.image(relu(self.norm(h))).tanh()
 
 
 class DownBlock(nn.Module):
