@@ -9,54 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganlib.card import DatasetSpec
 from ganlib.config import Train, merge
-from ganlib.data.store import Batch
-from ganlib.families.objective import Objective
-from ganlib.families.wgan import WGAN, Settings
-from ganlib.losses.adversarial import LOSSES
+from ganlib.families.wgan import WGAN
 from ganlib.problems import Refused
+from tests.families.plain import batch_for, build_plain, parameters
 
 TINY = WGAN.tiny["network"]
 
 
 def build(size: int, channels: int = 3, loss: str = "wasserstein", **network: Any) -> WGAN:
-    spec = DatasetSpec(
-        name="folder",
-        size=size,
-        channels=channels,
-        counts={"train": 100},
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-    )
-    torch.manual_seed(0)
-    return WGAN(spec, 0, Settings.model_validate(network), Objective(LOSSES[loss]))
-
-
-def batch_for(size: int, count: int = 8) -> Batch:
-    return Batch(images=torch.rand(count, 3, size, size) * 2 - 1)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [8, 28, 32, 64])
-def test_it_is_built_for_every_size(size: int, channels: int) -> None:
-    built = build(size, channels, **TINY)
-    images = built.sample(built.latents(batch_for(size, 2)), None)
-    assert images.shape == (2, channels, size, size)
-    assert 0 < images.abs().max() <= 1
-    assert built.judge(images, None).shape == (2,)
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    built = build(8, **TINY)
-    for phase in built.phases():
-        built.networks[phase.trains[0]].zero_grad()
-        phase.loss(batch_for(8))[0].backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in built.networks[phase.trains[0]].parameters())
+    return build_plain(WGAN, size, channels, loss, **network)
 
 
 def test_the_preset_is_a_train_section_with_the_published_values() -> None:
