@@ -50,8 +50,8 @@ WHOLE = idx(np.zeros((3, 4, 4), np.uint8))
         (b"", "not IDX"),
         (b"\0\0\x07\x01\0\0\0\0", "not IDX: it begins with 00 00 07 01"),
         (b"<html>", "not IDX"),
-        (gzip.compress(WHOLE)[:-20], "truncated: the gzip data"),
-        (gzip.compress(WHOLE)[:-8] + bytes(8), "damaged gzip"),
+        (gzip.compress(WHOLE, mtime=0)[:-20], "truncated: the gzip data"),
+        (gzip.compress(WHOLE, mtime=0)[:-8] + bytes(8), "damaged gzip"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 4_000_000_000, 28, 28), "truncated"),
     ],
 )
