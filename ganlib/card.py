@@ -14,6 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ganlib.files import write_whole
 from ganlib.problems import Refused, first_problem
 
+Precision = Literal["float32", "float16", "int8"]
+"""The numbers that a generator's graph computes in."""
+Place = Literal["cpu", "cuda", "tensorrt"]
+"""Where a graph runs."""
+
 
 class _Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +81,25 @@ class Condition(_Description):
     size: int = Field(default=0, description="text: length of an embedding; class: number of classes")
 
 
+class Variant(_Description):
+    """generator.onnx in other numbers: a further file of the package, with the same inputs and outputs."""
+
+    file: str = Field(description="its name in the package")
+    psnr: float = Field(description="peak signal-to-noise ratio of its images against those of generator.onnx, in dB")
+    metric: str | None = Field(default=None, description="the project's metric that it was held to, float32 beside it")
+    value: float | None = Field(default=None, description="that metric of this graph's images")
+    reference: float | None = Field(default=None, description="that metric of generator.onnx, from the same latents")
+    bound: float | None = Field(default=None, description="the largest value that was let pass")
+
+
+class Latency(_Description):
+    """How long one run of a graph takes, measured at export: the median of some runs, in milliseconds."""
+
+    machine: str = Field(description="processor and number of cores")
+    threads: int = Field(description="of the CPU for one run")
+    milliseconds: dict[str, float] = Field(description="by precision and batch size, for example float32/1")
+
+
 class ModelCard(_Description):
     """A trained generator: what goes in, what comes out, where it is from and how good it is."""
 
@@ -98,6 +122,13 @@ class ModelCard(_Description):
     files: dict[str, FileRecord] = Field(default={}, description="every other file of the package (filled by export)")
     metrics: dict[str, float] = Field(default={}, description="metrics.json of its report (filled by export)")
     protocol: dict[str, Any] = Field(default={}, description="protocol.json of its report (filled by export)")
+    variants: dict[Literal["float16", "int8"], Variant] = Field(
+        default={}, description="the further graphs of the generator, by their precision (filled by export)"
+    )
+    preferred: dict[Place, Precision] = Field(
+        default={}, description="the precision that `auto` takes there; float32 where nothing is said"
+    )
+    latency: Latency | None = Field(default=None, description="measured at export")
     parity: dict[str, float] = Field(
         default={}, description="ONNX against torch: error/B, level_difference/B and differing/B at batch size B"
     )

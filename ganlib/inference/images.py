@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from ganlib.card import Precision
 from ganlib.files import write_whole
 from ganlib.problems import Refused, first_problem
 
@@ -31,7 +32,7 @@ class Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     model: str = Field(description="the model's name")
-    model_sha256: str = Field(description="sha256 of generator.onnx")
+    model_sha256: str = Field(description="sha256 of the generator's graph, in the precision that was used")
     text_encoder_sha256: str | None = Field(None, description="sha256 of text_encoder.onnx, of a text model")
     prompt: str | None = Field(None, description="what a text model was asked for")
     unknown_words: tuple[str, ...] = Field((), description="words of the prompt that the model does not know")
@@ -39,6 +40,10 @@ class Facts(BaseModel):
     seed: int = Field(description="of the image; of a grid's first image")
     count: int = Field(1, description="images in the file; those of a grid have consecutive seeds")
     truncation: float = Field(description="share of the latent's mass that was drawn from")
+    to_seed: int | None = Field(None, description="of an interpolation: the seed at its other end")
+    to_prompt: str | None = Field(None, description="of an interpolation: the prompt at its other end")
+    position: float | None = Field(None, description="of an interpolation: how far along it, 0 to 1")
+    precision: Precision = Field("float32", description="the numbers that the graph computes in")
     size: int = Field(description="height and width of an image, in pixels")
     version: str = Field(description="version of ganlib")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,9 +50,40 @@ def latents(seeds: Sequence[int], latent: Latent, truncation: float = 1.0) -> ND
     Returns:
         `(len(seeds), latent.size)` float32.
     """
-    uniform = np.stack([_uniform(seed, latent.size) for seed in seeds]) if len(seeds) else np.empty((0, latent.size))
-    probability = 0.5 + truncation * (uniform - 0.5)
+    probability = _probabilities(seeds, latent, truncation)
     z = normal_quantile(probability) if latent.distribution == "normal" else 2.0 * probability - 1.0
+    return z.astype(np.float32)
+
+
+def interpolated(
+    seeds: Sequence[int], to: Sequence[int], position: float, latent: Latent, truncation: float = 1.0
+) -> NDArray[np.float32]:
+    """Latents on the great circles from those of some seeds to those of others.
+
+    A generator has hardly seen latents as short as those on the straight line between two (White, "Sampling Generative
+    Networks", arXiv 1609.04468, section 2.1). Uniform latents take the way of the normal ones with the same
+    probabilities, so that what lies between is uniform too.
+
+    Args:
+        seeds, to: as many of one as of the other, each in 0 to `LAST_SEED`.
+        position: 0 gives the latents of `seeds`, 1 those of `to`, to the bit.
+        latent, truncation: see `latents`.
+
+    Returns:
+        `(len(seeds), latent.size)` float32.
+    """
+    if position in (0, 1):
+        return latents(to if position else seeds, latent, truncation)
+    start, end = (normal_quantile(_probabilities(these, latent, truncation)) for these in (seeds, to))
+    lengths = np.linalg.norm(start, axis=1, keepdims=True) * np.linalg.norm(end, axis=1, keepdims=True)
+    angle = np.arccos(np.clip((start * end).sum(axis=1, keepdims=True) / lengths, -1.0, 1.0))
+    straight = np.sin(angle) < 1e-9  # the same direction, or opposite ones, between which no great circle is the one
+    sine = np.where(straight, 1.0, np.sin(angle))
+    of_start = np.where(straight, 1.0 - position, np.sin((1.0 - position) * angle) / sine)
+    of_end = np.where(straight, position, np.sin(position * angle) / sine)
+    z = of_start * start + of_end * end
+    if latent.distribution == "uniform":
+        z = _erf(z / math.sqrt(2.0))  # 2 Phi(z) - 1
     return z.astype(np.float32)
 
 
@@ -71,11 +103,20 @@ def normal_quantile(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(central, q * _ratio(_CENTRAL, 0.180625 - q * q), np.copysign(tail, q))
 
 
+def _probabilities(seeds: Sequence[int], latent: Latent, truncation: float) -> NDArray[np.float64]:
+    """`(len(seeds), latent.size)` values in (0, 1): each latent's distribution function."""
+    uniform = np.stack([_uniform(seed, latent.size) for seed in seeds]) if len(seeds) else np.empty((0, latent.size))
+    return 0.5 + truncation * (uniform - 0.5)
+
+
 def _uniform(seed: int, size: int) -> NDArray[np.float64]:
     """`size` numbers in (0, 1) from the raw Philox stream of a seed, which NumPy promises not to change: the middles of
     2^52 equal cells, so neither end is ever reached and no quantile is infinite."""
     bits = np.random.Philox(key=seed).random_raw(size)
     return ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _ratio(fraction: tuple[tuple[float, ...], tuple[float, ...]], x: NDArray[np.float64]) -> NDArray[np.float64]:

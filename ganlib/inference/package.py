@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganlib.card import ModelCard
+from ganlib.card import ModelCard, Precision
 from ganlib.files import sha256_of
 from ganlib.problems import Refused
 
@@ -14,6 +14,7 @@ GENERATOR = "generator.onnx"
 TEXT_ENCODER = "text_encoder.onnx"
 TOKENIZER = "tokenizer.json"
 PREVIEW = "preview.png"
+REFERENCE = "reference.safetensors"  # some inputs and the images that torch makes of them
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,19 @@ class Package:
     def generator(self) -> Path:
         """The generator's ONNX graph."""
         return self.folder / GENERATOR
+
+    def graph(self, precision: Precision) -> Path:
+        """The generator's ONNX graph in a precision.
+
+        Raises:
+            Refused: where the package has none in it.
+        """
+        if precision == "float32":
+            return self.generator
+        if precision not in self.card.variants:
+            has = ", ".join(("float32", *self.card.variants))
+            raise Refused(f"precision: found {precision}; {self.folder} has {has}")
+        return self.folder / self.card.variants[precision].file
 
     @property
     def text_encoder(self) -> Path:
@@ -59,6 +73,9 @@ def open_package(folder: Path) -> Package:
     for name in needed(card):
         if name not in card.files:
             raise Refused(f"{folder / CARD}: files: {name} is missing, and a {card.condition.kind} model needs it")
+    for precision, variant in card.variants.items():
+        if variant.file not in card.files:
+            raise Refused(f"{folder / CARD}: variants.{precision}: {variant.file} is not among the files")
     for name, expected in card.files.items():
         path = folder / name
         if Path(name).name != name or name == CARD:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,23 @@ from ganlib.inference.latents import LAST_SEED
 from ganlib.problems import Refused
 from ganlib.text.tokenizer import split
 
+LONGEST_PROMPT = 2_000  # characters; a tokenizer reads some tens of words
 _SHOWN = 12  # names of classes in one line
+
+
+@dataclass(frozen=True)
+class Towards:
+    """The other end of an interpolation, and how far along it an image lies.
+
+    Attributes:
+        seed: of the first image there; None stays with the request's own latents.
+        prompt: what a text model is to draw there; None stays with the request's own prompt.
+        position: from 0, the request itself, to 1, the other end.
+    """
+
+    seed: int | None = None
+    prompt: str | None = None
+    position: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,7 @@ class Request:
         seed: of the first image; image i has `seed + i`.
         count: how many images.
         truncation: share of the latent's mass that is drawn from, in (0, 1]; lower is more typical, less varied.
+        towards: another point to go towards; image i goes towards the other end's `seed + i`.
     """
 
     prompt: str | None = None
@@ -35,6 +53,7 @@ class Request:
     seed: int = 0
     count: int = 1
     truncation: float = 1.0
+    towards: Towards | None = None
 
 
 def check(request: Request, card: ModelCard) -> None:
@@ -46,13 +65,31 @@ def check(request: Request, card: ModelCard) -> None:
     _check_condition(request, card)
     if not _whole(request.count) or request.count < 1:
         raise Refused(f"count: found {request.count!r}; expected a whole number from 1 on")
-    if not _whole(request.seed) or not 0 <= request.seed <= LAST_SEED - request.count + 1:
-        raise Refused(
-            f"seed: found {request.seed!r}; expected a whole number from 0 to {LAST_SEED}, the last image's included"
-        )
-    number = isinstance(request.truncation, int | float) and not isinstance(request.truncation, bool)
-    if not number or not math.isfinite(request.truncation) or not 0 < request.truncation <= 1:
+    _check_seed("seed", request.seed, request.count)
+    if not _number(request.truncation) or not 0 < request.truncation <= 1:
         raise Refused(f"truncation: found {request.truncation!r}; expected a number above 0 and up to 1")
+    if request.towards is not None:
+        _check_towards(request.towards, request.count, card)
+
+
+def _check_seed(field: str, seed: int, count: int) -> None:
+    if not _whole(seed) or not 0 <= seed <= LAST_SEED - count + 1:
+        raise Refused(
+            f"{field}: found {seed!r}; expected a whole number from 0 to {LAST_SEED}, the last image's included"
+        )
+
+
+def _check_towards(towards: Towards, count: int, card: ModelCard) -> None:
+    if towards.seed is None and towards.prompt is None:
+        raise Refused("towards: found neither seed nor prompt; an interpolation needs another end")
+    if towards.seed is not None:
+        _check_seed("towards.seed", towards.seed, count)
+    if towards.prompt is not None:
+        if card.condition.kind != "text":
+            raise Refused(f"towards.prompt: found {towards.prompt!r}; {card.name} reads no text, go towards a seed")
+        _check_prompt("towards.prompt", towards.prompt)
+    if not _number(towards.position) or not 0 <= towards.position <= 1:
+        raise Refused(f"towards.position: found {towards.position!r}; expected a number from 0 to 1")
 
 
 def _check_condition(request: Request, card: ModelCard) -> None:
@@ -75,8 +112,17 @@ def _check_condition(request: Request, card: ModelCard) -> None:
             raise Refused(f"class: found {name!r}; {card.name} takes a prompt, say it in words")
         if prompt is None:
             raise Refused(f"prompt: missing; {card.name} takes a text that describes the image")
-        if not split(prompt):
-            raise Refused(f"prompt: found {prompt!r}; expected at least one word")
+        _check_prompt("prompt", prompt)
+
+
+def _check_prompt(field: str, prompt: str) -> None:
+    if len(prompt) > LONGEST_PROMPT:
+        raise Refused(f"{field}: found {len(prompt)} characters; expected at most {LONGEST_PROMPT}")
+    for character in prompt:
+        if unicodedata.category(character) in ("Cc", "Cs") and not character.isspace():
+            raise Refused(f"{field}: found the character {character!r}, which is no text; leave it out")
+    if not split(prompt):
+        raise Refused(f"{field}: found {prompt!r}; expected at least one word")
 
 
 def nearest(text: str, classes: Sequence[str]) -> str:
@@ -94,6 +140,10 @@ def listed(names: Sequence[str]) -> str:
     """Names with commas, at most a line of them."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole(value: object) -> bool:

@@ -6,21 +6,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ganlib.card import ModelCard
+from ganlib.card import ModelCard, Precision
 from ganlib.inference.images import Facts
-from ganlib.inference.latents import latents
-from ganlib.inference.package import GENERATOR, TEXT_ENCODER, Package
+from ganlib.inference.latents import interpolated, latents
+from ganlib.inference.package import TEXT_ENCODER, Package
 from ganlib.inference.request import Request, check
-from ganlib.inference.session import Device, Session, Signature, open_session
+from ganlib.inference.session import Device, Session, Signature, open_session, resolve
 from ganlib.problems import Failed, Refused
 from ganlib.text.tokenizer import Tokenizer, split
 
 BATCH = 64  # images in one run of the graph at most; parity is measured up to here
+
+
+ChosenPrecision = Literal["auto"] | Precision
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a generator's graph takes for some images.
+
+    Attributes:
+        z: `(N, latent.size)` float32.
+        condition: `(N, d)` float32 of a text model, `(N,)` int64 of a class model, else None.
+    """
+
+    z: NDArray[np.float32]
+    condition: NDArray[Any] | None
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.z)
 
 
 @dataclass(frozen=True)
@@ -41,23 +61,33 @@ class Generator:
 
     Attributes:
         package: what it was made of.
-        device: where it runs, "cpu" or "cuda".
+        device: where it runs.
+        precision: the numbers that its graph computes in.
     """
 
-    def __init__(self, package: Package, device: Device = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, package: Package, device: Device = "auto", threads: int = 0, precision: ChosenPrecision = "auto"
+    ) -> None:
         """
         Args:
             package: an opened package.
             device: see `open_session`; the text encoder always runs on the CPU.
             threads: of the CPU for one run; 0 leaves it to the runtime.
+            precision: "auto" takes what the card prefers on the device.
 
         Raises:
-            Refused: where the device is not to be had or the graphs are not what the card describes.
+            Refused: where the device is not to be had, the package has no graph in the precision, or the graphs are not
+                what the card describes.
         """
         self.package = package
-        self._session = open_session(package.generator, device, threads)
-        self.device = self._session.device
-        _expect(package.generator, self._session, _generator_signature(package.card))
+        self.device = resolve(device)
+        self.precision: Precision = (
+            package.card.preferred.get(self.device, "float32") if precision == "auto" else precision
+        )
+        graph = package.graph(self.precision)
+        self._session = open_session(graph, self.device, threads)
+        self._graph_sha256 = package.sha256(graph.name)
+        _expect(graph, self._session, _generator_signature(package.card))
         self._encoder: Session | None = None
         self._tokenizer: Tokenizer | None = None
         if package.card.condition.kind == "text":
@@ -83,9 +113,18 @@ class Generator:
         check(request, self.package.card)
         condition, facts = self.condition(request), self.facts(request)
         return (
-            self._part(request, condition, facts, range(first, min(first + BATCH, request.seed + request.count)))
-            for first in range(request.seed, request.seed + request.count, BATCH)
+            self._part(request, condition, facts, range(first, min(first + BATCH, request.count)))
+            for first in range(0, request.count, BATCH)
         )
+
+    def inputs(self, request: Request) -> Inputs:
+        """What the graph takes for all images of a request, for who runs several requests at once.
+
+        Raises:
+            Refused: for a request that the model cannot answer.
+        """
+        check(request, self.package.card)
+        return self._inputs(request, self.condition(request), range(request.count))
 
     def condition(self, request: Request) -> NDArray[Any] | None:
         """What a checked request asks for, as the graph takes it for one image: an embedding `(1, d)` float32, a class
@@ -93,7 +132,11 @@ class Generator:
         kind = self.package.card.condition.kind
         if kind == "text":
             assert request.prompt is not None
-            return self.embed(request.prompt)
+            embedding, towards = self.embed(request.prompt), request.towards
+            if towards is None or towards.prompt is None:
+                return embedding
+            there = self.embed(towards.prompt)  # on the straight line, where GAN-INT has trained it
+            return ((1.0 - towards.position) * embedding + towards.position * there).astype(np.float32)
         if kind == "class":
             assert request.class_name is not None
             return np.array([self.package.card.classes.index(request.class_name)], dtype=np.int64)
@@ -179,17 +222,25 @@ class Generator:
             raise Refused("text: found numbers that are not finite; expected a finite embedding")
         return condition
 
-    def _part(self, request: Request, condition: NDArray[Any] | None, facts: Facts, seeds: range) -> Generated:
-        z = latents(seeds, self.package.card.latent, request.truncation)
-        images = self.render(z, None if condition is None else np.repeat(condition, len(seeds), axis=0))
-        return Generated(images, tuple(facts.model_copy(update={"seed": seed, "count": 1}) for seed in seeds))
+    def _inputs(self, request: Request, condition: NDArray[Any] | None, images: range) -> Inputs:
+        seeds, latent, towards = _shifted(request.seed, images), self.package.card.latent, request.towards
+        if towards is None or towards.seed is None:
+            z = latents(seeds, latent, request.truncation)
+        else:
+            z = interpolated(seeds, _shifted(towards.seed, images), towards.position, latent, request.truncation)
+        return Inputs(z, None if condition is None else np.repeat(condition, len(images), axis=0))
+
+    def _part(self, request: Request, condition: NDArray[Any] | None, facts: Facts, images: range) -> Generated:
+        inputs = self._inputs(request, condition, images)
+        return Generated(self.render(inputs.z, inputs.condition), tuple(of_image(facts, image) for image in images))
 
     def facts(self, request: Request) -> Facts:
         """What the files of a request's images say of themselves: those of its first image, and how many there are."""
-        text = self.package.card.condition.kind == "text"
+        text, towards = self.package.card.condition.kind == "text", request.towards
         return Facts(
             model=self.package.card.name,
-            model_sha256=self.package.sha256(GENERATOR),
+            model_sha256=self._graph_sha256,
+            precision=self.precision,
             text_encoder_sha256=self.package.sha256(TEXT_ENCODER) if text else None,
             prompt=request.prompt,
             unknown_words=self.unknown_words(request.prompt) if request.prompt is not None else (),
@@ -197,9 +248,22 @@ class Generator:
             seed=request.seed,
             count=request.count,
             truncation=float(request.truncation),
+            to_seed=towards.seed if towards else None,
+            to_prompt=towards.prompt if towards else None,
+            position=float(towards.position) if towards else None,
             size=self.package.card.size,
             version=version("ganlib"),
         )
+
+
+def of_image(facts: Facts, image: int) -> Facts:
+    """The facts of one image of a request, counted from 0, from those of all."""
+    to_seed = None if facts.to_seed is None else facts.to_seed + image
+    return facts.model_copy(update={"seed": facts.seed + image, "to_seed": to_seed, "count": 1})
+
+
+def _shifted(seed: int, images: range) -> range:
+    return range(seed + images.start, seed + images.stop)
 
 
 def _generator_signature(card: ModelCard) -> Signature:

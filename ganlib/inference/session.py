@@ -13,9 +13,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as problems
 
+from ganlib.card import Place
 from ganlib.problems import Refused
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto"] | Place
 Signature = dict[str, tuple[str | int | None, ...]]
 """Each input and output by name: element type, then its sides, None where they vary: `("tensor(float)", None, 64)`."""
 
@@ -46,7 +47,7 @@ class Session:
     """
 
     runtime: Any
-    device: Literal["cpu", "cuda"]
+    device: Place
     metadata: Mapping[str, str]
 
     def run(self, **inputs: NDArray[Any]) -> NDArray[Any]:
@@ -103,6 +104,14 @@ def open_session(graph: Path | bytes, device: Device = "auto", threads: int = 0)
             "install its libraries with `pip install 'onnxruntime-gpu[cuda,cudnn]'`, or take cpu"
         )
     return Session(runtime, got, dict(runtime.get_modelmeta().custom_metadata_map))
+
+
+def resolve(device: Device) -> Place:
+    """Where "auto" runs: CUDA where the driver shows a GPU and onnxruntime can use it, else the CPU. A place that is
+    named stays as it is; `open_session` proves that it is to be had."""
+    if device != "auto":
+        return device
+    return "cuda" if cuda_devices() and "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
 
 
 def cuda_devices() -> int:

@@ -74,6 +74,10 @@ def test_raw_chunks_are_what_other_programs_read() -> None:
         "seed": 2**63 - 1,
         "count": 1,
         "truncation": 0.7,
+        "to_seed": None,
+        "to_prompt": None,
+        "position": None,
+        "precision": "float32",
         "size": 8,
         "version": "0.1.0",
     }
