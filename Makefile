@@ -41,12 +41,13 @@ lint: $(INSTALLED)
 	mypy
 	lint-imports
 
-# The newest versions that pyproject.toml allows, in an environment of their own, written down.
+# The newest versions that pyproject.toml allows, in an environment of their own, written down. torch is named: a newer
+# one has to be tried on its own, since checkpoints, exports and figures hang on it.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --editable '.[pipeline,dev]'
+	build/lock/bin/python -m pip install --quiet --editable '.[pipeline,serve,sign,dask,dev]' torch==2.13.0
 	{ sed '/^#/!d' requirements.lock; build/lock/bin/python -m pip freeze --exclude-editable | \
-	    sed -E -e 's/^(torch==[0-9.]+)\+.*/\1/' \
+	    sed -E -e 's/^(torch==[0-9.]+)\+.*/\1/' -e '/^(nvidia-|cuda-|triton==)/d' \
 	        -e 's/^onnxruntime-gpu==(.*)/onnxruntime-gpu==\1 ; (sys_platform == "linux" or sys_platform == "win32") and (platform_machine == "x86_64" or platform_machine == "AMD64")\nonnxruntime==\1 ; sys_platform == "darwin" or platform_machine == "aarch64" or platform_machine == "ARM64"/'; \
 	} > build/requirements.lock
 	mv build/requirements.lock requirements.lock
