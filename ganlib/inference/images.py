@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ganlib.problems import Refused, first_problem
 
 FACTS = "ganlib"
 PARAMETERS = "parameters"
+_SIGNATURE, _MANIFEST = b"\x89PNG\r\n\x1a\n", b"caBX"
 _COMPRESSION = 1  # three times as fast as the default, and small images gain little from more
 
 
@@ -38,11 +40,13 @@ class Facts(BaseModel):
     unknown_words: tuple[str, ...] = Field((), description="words of the prompt that the model does not know")
     class_name: str | None = Field(None, description="what a class model was asked for")
     seed: int = Field(description="of the image; of a grid's first image")
-    count: int = Field(1, description="images in the file; those of a grid have consecutive seeds")
+    count: int = Field(1, description="images in the file; those of a grid have consecutive seeds, or see position")
     truncation: float = Field(description="share of the latent's mass that was drawn from")
     to_seed: int | None = Field(None, description="of an interpolation: the seed at its other end")
     to_prompt: str | None = Field(None, description="of an interpolation: the prompt at its other end")
-    position: float | None = Field(None, description="of an interpolation: how far along it, 0 to 1")
+    position: float | None = Field(
+        None, description="of an interpolation: how far along it, 0 to 1; none in a grid of its frames from end to end"
+    )
     precision: Precision = Field("float32", description="the numbers that the graph computes in")
     size: int = Field(description="height and width of an image, in pixels")
     version: str = Field(description="version of ganlib")
@@ -55,9 +59,18 @@ class Facts(BaseModel):
             pairs["Class"] = self.class_name
         if self.count > 1:
             pairs["Batch size"] = self.count
+        for key, value in (("To seed", self.to_seed), ("To prompt", self.to_prompt), ("Position", self.position)):
+            if value is not None:
+                pairs[key] = value
+        if self.precision != "float32":
+            pairs["Precision"] = self.precision
         pairs["Version"] = f"ganlib {self.version}"
         line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items())
         return line if self.prompt is None else f"{' '.join(self.prompt.split())}\n{line}"
+
+
+Sign = Callable[[bytes, Facts], bytes]
+"""Gives a PNG file's content back with a signature inside, as `ganlib.inference.signing.Signer.sign` does."""
 
 
 def png(pixels: NDArray[np.uint8], facts: Facts) -> bytes:
@@ -76,24 +89,42 @@ def png(pixels: NDArray[np.uint8], facts: Facts) -> bytes:
     return content.getvalue()
 
 
-def write_png(path: Path, pixels: NDArray[np.uint8], facts: Facts) -> Path:
+def write_png(path: Path, pixels: NDArray[np.uint8], facts: Facts, sign: Sign | None = None) -> Path:
     """Write a PNG file whole, over one of that name, and return its path."""
-    write_whole(path, png(pixels, facts))
+    content = png(pixels, facts)
+    write_whole(path, sign(content, facts) if sign else content)
     return path
 
 
-def add_png(folder: Path, name: str, pixels: NDArray[np.uint8], facts: Facts) -> Path:
-    """Write `name`.png into a folder and return its path. A file of that name with another content is kept, and the new
-    one is called `name`-2, `name`-3 and so on; one with the same content is the same image and is left as it is."""
+def add_png(folder: Path, name: str, pixels: NDArray[np.uint8], facts: Facts, sign: Sign | None = None) -> Path:
+    """Write `name`.png into a folder and return its path. A file of that name with another image is kept, and the new
+    one is called `name`-2, `name`-3 and so on; one with the same image is left as it is, but for a signature that is
+    asked for and missing."""
     content = png(pixels, facts)
     path, number = folder / f"{name}.png", 1
     while path.exists():
-        if path.is_file() and path.read_bytes() == content:
+        found = path.read_bytes() if path.is_file() else b""
+        if found == content and sign:
+            break
+        if unsigned(found) == content:
             return path
         number += 1
         path = folder / f"{name}-{number}.png"
-    write_whole(path, content)
+    write_whole(path, sign(content, facts) if sign else content)
     return path
+
+
+def unsigned(content: bytes) -> bytes:
+    """A PNG file's content without C2PA manifests (chunks `caBX`); what is no PNG file comes back as it is."""
+    if not content.startswith(_SIGNATURE):
+        return content
+    kept, at = [_SIGNATURE], len(_SIGNATURE)
+    while at < len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")  # length, type and checksum take 4 bytes each
+        if content[at + 4 : at + 8] != _MANIFEST:
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def read_facts(path: Path) -> Facts:

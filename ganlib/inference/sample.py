@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganlib.card import ModelCard, Precision
+from ganlib.inference.bucketed import BUCKETS, Bucketed
 from ganlib.inference.images import Facts
 from ganlib.inference.latents import interpolated, latents
 from ganlib.inference.package import TEXT_ENCODER, Package
 from ganlib.inference.request import Request, check
-from ganlib.inference.session import Device, Session, Signature, open_session, resolve
+from ganlib.inference.session import LARGEST_BATCH, Choice, Device, Session, Signature, choose, open_session
 from ganlib.problems import Failed, Refused
 from ganlib.text.tokenizer import Tokenizer, split
 
-BATCH = 64  # images in one run of the graph at most; parity is measured up to here
-
+BATCH = LARGEST_BATCH  # images in one run of the graph at most
 
 ChosenPrecision = Literal["auto"] | Precision
 
@@ -61,38 +61,58 @@ class Generator:
 
     Attributes:
         package: what it was made of.
+        choice: where it runs and why there, in words for a person.
         device: where it runs.
         precision: the numbers that its graph computes in.
     """
 
     def __init__(
-        self, package: Package, device: Device = "auto", threads: int = 0, precision: ChosenPrecision = "auto"
+        self,
+        package: Package,
+        device: Device | Choice = "auto",
+        threads: int = 0,
+        precision: ChosenPrecision = "auto",
+        *,
+        buckets: Sequence[int] | None = None,
+        shrink: bool = False,
     ) -> None:
         """
         Args:
             package: an opened package.
-            device: see `open_session`; the text encoder always runs on the CPU.
-            threads: of the CPU for one run; 0 leaves it to the runtime.
+            device: see `ganlib.inference.session.choose`, whose result serves as well; the text encoder always runs on
+                the CPU.
+            threads: of the CPU for one run; 0 leaves it to the runtime. For many requests, one thread for each of
+                several callers is best.
             precision: "auto" takes what the card prefers on the device.
+            buckets: batch sizes that batches are padded to, see `ganlib.inference.bucketed`; empty to run each as it
+                is. None takes `BUCKETS` on CUDA, as CUDA graphs, and none elsewhere: a CPU gains nothing from them.
+            shrink: see `open_session`.
 
         Raises:
             Refused: where the device is not to be had, the package has no graph in the precision, or the graphs are not
                 what the card describes.
         """
         self.package = package
-        self.device = resolve(device)
+        self._version = version("ganlib")  # reads a file: not for each request
+        self.choice = device if isinstance(device, Choice) else choose(device)
+        self.device = self.choice.place
         self.precision: Precision = (
             package.card.preferred.get(self.device, "float32") if precision == "auto" else precision
         )
         graph = package.graph(self.precision)
-        self._session = open_session(graph, self.device, threads)
+        if buckets is None:
+            buckets = BUCKETS if self.device == "cuda" else ()
+        session = open_session(
+            graph, self.choice, threads, precision=self.precision, capture=bool(buckets), shrink=shrink
+        )
         self._graph_sha256 = package.sha256(graph.name)
-        _expect(graph, self._session, _generator_signature(package.card))
+        _expect(graph, session, _generator_signature(package.card))
+        self._session = Bucketed(session, buckets) if buckets else session
         self._encoder: Session | None = None
         self._tokenizer: Tokenizer | None = None
         if package.card.condition.kind == "text":
             self._tokenizer = Tokenizer.load(package.tokenizer)
-            self._encoder = open_session(package.text_encoder, "cpu", threads)
+            self._encoder = open_session(package.text_encoder, "cpu", threads, shrink=shrink)
             _expect(package.text_encoder, self._encoder, _encoder_signature(package.card))
 
     def generate(self, request: Request) -> Generated:
@@ -252,7 +272,7 @@ class Generator:
             to_prompt=towards.prompt if towards else None,
             position=float(towards.position) if towards else None,
             size=self.package.card.size,
-            version=version("ganlib"),
+            version=self._version,
         )
 
 

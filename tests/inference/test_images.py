@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganlib.inference.images import Facts, add_png, grid, png, read_facts, write_png
+from ganlib.inference.images import Facts, add_png, grid, png, read_facts, unsigned, write_png
 from ganlib.problems import Refused
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
@@ -136,3 +136,51 @@ def test_grid_holds_every_image_in_order(count: int, rows: int, columns: int) ->
         np.testing.assert_array_equal(sheet[top : top + 4, left : left + 6], image)
     shown = count * 4 * 6 * 3
     assert int((sheet == 255).sum()) == sheet.size - shown  # all else is white
+
+
+def test_parameters_tell_of_an_interpolation_and_of_other_numbers() -> None:
+    facts = FACTS.model_copy(
+        update={"to_seed": 9, "to_prompt": "blue, small", "position": 0.25, "precision": "float16", "seed": 7}
+    )
+    assert facts.parameters() == (
+        "a red rose, with petals\nSteps: 1, Sampler: GAN, Seed: 7, Size: 8x8, Model hash: 0123456789, "
+        'Model: flowers-text, Truncation: 0.7, To seed: 9, To prompt: "blue, small", Position: 0.25, '
+        "Precision: float16, Version: ganlib 0.1.0"
+    )
+    frames = facts.model_copy(update={"to_prompt": None, "position": None, "count": 5, "precision": "float32"})
+    assert frames.parameters().endswith("Truncation: 0.7, Batch size: 5, To seed: 9, Version: ganlib 0.1.0")
+
+
+def marked(content: bytes, facts: Facts) -> bytes:
+    """Stands for a signature: a chunk `caBX` after the header, another one each time."""
+    marked.calls += 1  # type: ignore[attr-defined]
+    data = b"caBX" + f"{facts.seed} {marked.calls}".encode()  # type: ignore[attr-defined]
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return content[:33] + chunk + content[33:]  # 8 bytes of signature, 25 of IHDR
+
+
+marked.calls = 0  # type: ignore[attr-defined]
+
+
+def test_signed_files_hold_the_same_image(tmp_path: Path) -> None:
+    content = png(PIXELS, FACTS)
+    assert unsigned(marked(content, FACTS)) == unsigned(content) == content
+    assert [kind for kind, _ in chunks(marked(content, FACTS))][:2] == [b"IHDR", b"caBX"]
+    assert unsigned(b"hello") == b"hello"
+    assert unsigned(content[:40]) == content[:40]
+    path = write_png(tmp_path / "image.png", PIXELS, FACTS, marked)
+    assert read_facts(path) == FACTS
+    assert unsigned(path.read_bytes()) == content
+
+
+def test_an_image_is_signed_once_and_kept(tmp_path: Path) -> None:
+    plain = add_png(tmp_path, "flowers-7", PIXELS, FACTS)
+    assert add_png(tmp_path, "flowers-7", PIXELS, FACTS, marked) == plain  # the signature was missing
+    signed = plain.read_bytes()
+    assert b"caBX" in signed
+    assert add_png(tmp_path, "flowers-7", PIXELS, FACTS, marked) == plain
+    assert add_png(tmp_path, "flowers-7", PIXELS, FACTS) == plain
+    assert plain.read_bytes() == signed  # and not taken away or made anew
+    other = add_png(tmp_path, "flowers-7", 255 - PIXELS, FACTS, marked)
+    assert other.name == "flowers-7-2.png"
+    assert plain.read_bytes() == signed

@@ -7,9 +7,10 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial import geometric_slerp
 
 from ganlib.card import Latent
-from ganlib.inference.latents import LAST_SEED, latents, normal_quantile
+from ganlib.inference.latents import LAST_SEED, interpolated, latents, normal_quantile
 
 NORMAL = Latent(size=100, distribution="normal")
 UNIFORM = Latent(size=100, distribution="uniform")
@@ -93,3 +94,69 @@ def test_a_seed_moves_continuously_with_the_truncation() -> None:
     assert np.all(np.sign(steps[0]) == np.sign(steps[-1]))
     assert np.abs(np.diff(steps, axis=0)).max() < 0.2
     assert np.abs(steps[0]).max() < 0.0126  # quantile of 1/2 + 0.01/2
+
+
+def normal_scores(seed: int, truncation: float) -> np.ndarray:
+    """The normal latent of a seed in double precision, by the independent Philox and the standard library."""
+    central = [0.5 + truncation * (((bits >> 12) + 0.5) / 2**52 - 0.5) for bits in philox(seed, 100)]
+    return np.array([NormalDist().inv_cdf(p) for p in central])
+
+
+@pytest.mark.parametrize("truncation", [1.0, 0.6])
+@pytest.mark.parametrize("position", [0.25, 0.5, 0.9])
+def test_between_two_seeds_lies_the_great_circle(position: float, truncation: float) -> None:
+    a, b = normal_scores(3, truncation), normal_scores(LAST_SEED, truncation)
+    directions = np.stack([a / np.linalg.norm(a), b / np.linalg.norm(b)])
+    point = geometric_slerp(*directions, position)  # SciPy's, of unit vectors; its weights are those of any lengths
+    weights = np.linalg.lstsq(directions.T, point, rcond=None)[0]
+    expected = weights[0] * a + weights[1] * b
+    (z,) = interpolated([3], [LAST_SEED], position, NORMAL, truncation)
+    np.testing.assert_allclose(z, expected.astype(np.float32), rtol=1e-5, atol=1e-6)
+    (z,) = interpolated([3], [LAST_SEED], position, UNIFORM, truncation)
+    expected = [2 * NormalDist().cdf(value) - 1 for value in expected]
+    np.testing.assert_allclose(z, np.array(expected, np.float32), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("latent", [NORMAL, UNIFORM])
+def test_the_ends_are_the_seeds_own_to_the_bit_and_the_way_there_has_no_jump(latent: Latent) -> None:
+    seeds, to = [5, 6, 7], [7, 0, 5]
+    np.testing.assert_array_equal(interpolated(seeds, to, 0, latent, 0.7), latents(seeds, latent, 0.7))
+    np.testing.assert_array_equal(interpolated(seeds, to, 1.0, latent, 0.7), latents(to, latent, 0.7))
+    for position, end in ((1e-9, seeds), (1 - 1e-9, to)):
+        near = interpolated(seeds, to, position, latent, 0.7)
+        np.testing.assert_allclose(near, latents(end, latent, 0.7), rtol=1e-6, atol=1e-7)
+    there = interpolated(seeds, to, 0.3, latent)
+    np.testing.assert_allclose(interpolated(to, seeds, 0.7, latent), there, rtol=1e-6, atol=1e-7)
+    assert there.dtype == np.float32
+    for i in range(3):  # each depends on its own two seeds alone
+        np.testing.assert_array_equal(interpolated(seeds[i : i + 1], to[i : i + 1], 0.3, latent)[0], there[i])
+    assert interpolated([], [], 0.5, latent).shape == (0, 100)
+
+
+@pytest.mark.parametrize("latent", [NORMAL, UNIFORM])
+def test_from_a_seed_to_itself_nothing_moves(latent: Latent) -> None:
+    z = interpolated([9], [9], 0.4, latent)
+    np.testing.assert_allclose(z, latents([9], latent), rtol=1e-6, atol=1e-7)
+
+
+def test_between_opposite_latents_the_way_is_straight(monkeypatch: pytest.MonkeyPatch) -> None:
+    middle = np.linspace(0.1, 0.4, 100)
+    probabilities = {0: middle, 1: 1 - middle}  # z and -z
+    monkeypatch.setattr(
+        "ganlib.inference.latents._probabilities",
+        lambda seeds, latent, truncation: np.stack([probabilities[s] for s in seeds]),
+    )
+    (z,) = interpolated([0], [1], 0.25, NORMAL)
+    np.testing.assert_allclose(z, 0.5 * normal_quantile(middle), rtol=1e-6)
+
+
+def test_what_lies_between_has_the_law_of_the_ends() -> None:
+    # Kolmogorov-Smirnov over 200,000 values: a statistic above 0.0046 has p < 0.0005.
+    ends = range(2000), range(10_000, 12_000)
+    uniform = interpolated(*ends, 0.5, UNIFORM).ravel()
+    assert stats.kstest(uniform, "uniform", args=(-1, 2)).statistic < 0.0046
+    assert stats.kstest(interpolated(*ends, 0.5, NORMAL).ravel(), "norm").statistic < 0.0046
+    straight = (latents(ends[0], UNIFORM) + latents(ends[1], UNIFORM)).ravel() / 2
+    assert stats.kstest(straight, "uniform", args=(-1, 2)).statistic > 0.1  # what the straight line would give
+    lengths = np.linalg.norm(interpolated(*ends, 0.5, NORMAL), axis=1)
+    assert abs(lengths.mean() / np.linalg.norm(latents(ends[0], NORMAL), axis=1).mean() - 1) < 0.005

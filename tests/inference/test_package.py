@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ganlib.card import ModelCard
+from ganlib.card import ModelCard, Variant
 from ganlib.inference.package import open_package
 from ganlib.problems import Refused
 
@@ -100,3 +100,41 @@ def test_other_files_in_the_folder_do_not_matter(build: Callable[..., Path]) -> 
     folder = build("none")
     (folder / ".gitignore").write_text("/generator.onnx\n")
     assert open_package(folder).card.name == "tiny-none"
+
+
+def with_half(folder: Path, reseal: Callable[[Path, ModelCard], None]) -> Path:
+    """A package with a second graph, that its card calls float16."""
+    shutil.copy(folder / "generator.onnx", folder / "generator.float16.onnx")
+    card = ModelCard.load(folder / "card.json")
+    half = Variant(file="generator.float16.onnx", psnr=66.0)
+    reseal(folder, card.model_copy(update={"variants": {"float16": half}}))
+    return folder
+
+
+def test_the_graph_of_each_precision(build: Callable[..., Path], reseal: Callable[[Path, ModelCard], None]) -> None:
+    folder = with_half(build("none"), reseal)
+    package = open_package(folder)
+    assert package.graph("float32") == folder / "generator.onnx"
+    assert package.graph("float16") == folder / "generator.float16.onnx"
+    with pytest.raises(Refused, match=r"^precision: found int8; .*package-none has float32, float16$"):
+        package.graph("int8")
+    with pytest.raises(Refused, match=r"^precision: found float16; .*package-class has float32$"):
+        open_package(build("class")).graph("float16")
+
+
+def test_a_variant_is_checked_like_every_file(
+    build: Callable[..., Path], reseal: Callable[[Path, ModelCard], None]
+) -> None:
+    folder = with_half(build("none"), reseal)
+    content = bytearray((folder / "generator.float16.onnx").read_bytes())
+    content[100] ^= 1
+    (folder / "generator.float16.onnx").write_bytes(content)
+    with pytest.raises(Refused, match=r"generator\.float16\.onnx: found sha256"):
+        open_package(folder)
+    card = json.loads((folder / "card.json").read_text())
+    del card["files"]["generator.float16.onnx"]
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(
+        Refused, match=r"card\.json: variants\.float16: generator\.float16\.onnx is not among the files"
+    ):
+        open_package(folder)

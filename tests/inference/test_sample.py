@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ganlib.card import Latent, ModelCard
-from ganlib.inference.latents import latents
+from ganlib.card import Latent, ModelCard, Variant
+from ganlib.inference.latents import interpolated, latents
 from ganlib.inference.package import Package, open_package
-from ganlib.inference.request import Request
-from ganlib.inference.sample import BATCH, Generator
+from ganlib.inference.request import Request, Towards
+from ganlib.inference.sample import BATCH, Generator, of_image
 from ganlib.problems import Failed, Refused
+from tests.packages import save_generator
 
 REQUESTS = {
     "none": Request(seed=3, count=BATCH + 6),
@@ -153,3 +155,93 @@ def test_a_graph_that_is_not_the_cards_is_refused(
     reseal(folder, card.model_copy(update={"latent": Latent(size=7, distribution="normal")}))
     with pytest.raises(Refused, match=r"generator.onnx: takes and gives .*None, 6.*describes .*None, 7"):
         Generator(open_package(folder), "cpu")
+
+
+def test_an_interpolation_has_the_images_of_its_ends(package: Callable[..., Package]) -> None:
+    generator = Generator(package("text"), "cpu", threads=1)
+    here, there = Request(prompt="a red rose", seed=3, count=2), Request(prompt="blue petals", seed=40, count=2)
+    way = replace(here, towards=Towards(40, "blue petals", 0.0))
+    np.testing.assert_array_equal(generator.generate(way).images, generator.generate(here).images)
+    way = replace(here, towards=Towards(40, "blue petals", 1.0))
+    np.testing.assert_array_equal(generator.generate(way).images, generator.generate(there).images)
+    middle = generator.generate(replace(here, towards=Towards(40, "blue petals", 0.5))).images
+    assert np.any(middle != generator.generate(here).images) and np.any(middle != generator.generate(there).images)
+
+
+def test_an_interpolation_goes_straight_between_prompts_and_round_between_seeds(
+    package: Callable[..., Package],
+) -> None:
+    generator = Generator(package("text"), "cpu", threads=1)
+    request = Request(prompt="a red rose", seed=3, count=3, truncation=0.8, towards=Towards(40, "blue petals", 0.25))
+    inputs = generator.inputs(request)
+    assert len(inputs) == 3
+    latent = generator.package.card.latent
+    np.testing.assert_array_equal(inputs.z, interpolated([3, 4, 5], [40, 41, 42], 0.25, latent, 0.8))
+    straight = 0.75 * generator.embed("a red rose") + 0.25 * generator.embed("blue petals")
+    assert inputs.condition is not None and inputs.condition.dtype == np.float32
+    np.testing.assert_allclose(inputs.condition, np.repeat(straight, 3, axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(generator.render(inputs.z, inputs.condition), generator.generate(request).images)
+    alone = generator.inputs(replace(request, towards=Towards(prompt="blue petals", position=0.25)))
+    np.testing.assert_array_equal(alone.z, latents([3, 4, 5], latent, 0.8))
+    np.testing.assert_array_equal(alone.condition, inputs.condition)
+
+
+def test_inputs_of_several_requests_render_together(package: Callable[..., Package]) -> None:
+    generator = Generator(package("class"), "cpu", threads=1)
+    requests = [Request(class_name="rose", seed=1, count=2), Request(class_name="poppy", seed=9)]
+    inputs = [generator.inputs(request) for request in requests]
+    assert [len(each) for each in inputs] == [2, 1]
+    np.testing.assert_array_equal(inputs[0].condition, [2, 2])
+    together = generator.render(
+        np.concatenate([each.z for each in inputs]), np.concatenate([each.condition for each in inputs])
+    )
+    alone = np.concatenate([generator.generate(request).images for request in requests])
+    np.testing.assert_array_equal(together, alone)
+    none = Generator(package("none"), "cpu", threads=1).inputs(Request(seed=1))
+    assert none.condition is None
+    with pytest.raises(Refused, match="class: found 'tulip'"):
+        generator.inputs(Request(class_name="tulip"))
+
+
+def test_facts_of_an_interpolation_name_both_ends(package: Callable[..., Package]) -> None:
+    generator = Generator(package("text"), "cpu", threads=1)
+    request = Request(prompt="a red rose", seed=3, count=2, towards=Towards(40, "blue petals", 1 / 3))
+    facts = generator.facts(request)
+    assert (facts.seed, facts.count, facts.to_seed, facts.to_prompt, facts.position) == (3, 2, 40, "blue petals", 1 / 3)
+    first, second = generator.generate(request).facts
+    assert first == of_image(facts, 0) == facts.model_copy(update={"count": 1})
+    assert second == of_image(facts, 1)
+    assert (second.seed, second.to_seed, second.position, second.count) == (4, 41, 1 / 3, 1)
+    plain = of_image(generator.facts(Request(prompt="a red rose", seed=3, count=9)), 8)
+    assert (plain.seed, plain.to_seed, plain.to_prompt, plain.position) == (11, None, None, None)
+
+
+def with_half(folder: Path, reseal: Callable[[Path, ModelCard], None], **preferred: str) -> Package:
+    """A package whose second graph has other weights, so that it is told from the first by its images."""
+    save_generator("none", 3, folder / "generator.float16.onnx", seed=2)
+    card = ModelCard.load(folder / "card.json")
+    half = Variant(file="generator.float16.onnx", psnr=66.0)
+    reseal(folder, card.model_copy(update={"variants": {"float16": half}, "preferred": preferred}))
+    return open_package(folder)
+
+
+def test_the_card_prefers_a_precision_for_a_device(
+    build: Callable[..., Path], reseal: Callable[[Path, ModelCard], None]
+) -> None:
+    package = with_half(build("none"), reseal, cpu="float16", cuda="int8")
+    chosen, half, single = (Generator(package, "cpu", 1, precision) for precision in ("auto", "float16", "float32"))
+    assert (chosen.precision, half.precision, single.precision) == ("float16", "float16", "float32")
+    request = Request(seed=3, count=2)
+    np.testing.assert_array_equal(chosen.generate(request).images, half.generate(request).images)
+    assert np.any(single.generate(request).images != half.generate(request).images)
+    facts = chosen.facts(request)
+    assert (facts.precision, facts.model_sha256) == ("float16", package.sha256("generator.float16.onnx"))
+    assert single.facts(request).model_sha256 == package.sha256("generator.onnx")
+    with pytest.raises(Refused, match=r"^precision: found int8; .* has float32, float16$"):
+        Generator(package, "cpu", 1, "int8")
+
+
+def test_without_a_preference_it_is_float32(
+    build: Callable[..., Path], reseal: Callable[[Path, ModelCard], None]
+) -> None:
+    assert Generator(with_half(build("none"), reseal, cuda="float16"), "cpu", 1).precision == "float32"
