@@ -130,5 +130,6 @@ class ModelCard(_Description):
     )
     latency: Latency | None = Field(default=None, description="measured at export")
     parity: dict[str, float] = Field(
-        default={}, description="ONNX against torch: error/B, level_difference/B and differing/B at batch size B"
+        default={},
+        description="ONNX against torch by batch size, and truncation where it is not 1: error/7, differing/7@0.05",
     )

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ganlib.card import Precision
 from ganlib.problems import Refused, first_problem
 from ganlib.schedule import Shape, between
 
@@ -267,7 +268,20 @@ class Export(Section):
 
     opset: Positive = Field(20, description="ONNX operator set")
     tolerance: float = Field(1e-4, gt=0, description="largest absolute difference from torch, images in -1 to 1")
+    precisions: list[Precision] = Field(
+        ["float32", "float16", "int8"], description="graphs to make; float32 is the one that others are held against"
+    )
+    psnr: float = Field(40.0, gt=0, description="float16: its images at least so near to float32's, in dB")
+    bound: float = Field(
+        0.05, ge=0, description="int8: largest rise of frechet_distance, and fall of an agreement, as a share"
+    )
     licence: str | None = Field(None, description="licence of the model, for its card")
+
+    @model_validator(mode="after")
+    def _float32_is_made(self) -> Self:
+        if "float32" not in self.precisions or len(set(self.precisions)) < len(self.precisions):
+            raise ValueError(f"precisions: found {self.precisions}; expected float32, and each at most once")
+        return self
 
 
 class Params(Section):

@@ -64,10 +64,14 @@ def evaluate(project: Project, name: str, report: Report) -> None:
 
 def export(project: Project, name: str, report: Report) -> None:
     """The package: ONNX graphs that give what torch gives, with all that is known of them."""
+    from ganlib.evaluation.protocol import measuring
     from ganlib.export.package import write_package
 
     family, card = trained(project, name)
-    embedded = project.embedded if family.condition.kind == "text" else None
-    write_package(
-        family, card, embedded, project.report(name), project.params.export, project.model(name) / "package", report
-    )
+    kind, measure = family.condition.kind, None
+    embedded = project.embedded if kind == "text" else None
+    if "int8" in project.params.export.precisions and (project.extractor / "extractor.json").is_file():
+        settings = project.params.evaluate
+        measure = measuring(kind, project.prepared, embedded, project.extractor, settings, report)
+    out, export = project.model(name) / "package", project.params.export
+    write_package(family, card, embedded, project.report(name), export, out, report, measure=measure)

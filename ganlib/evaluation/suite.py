@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -29,14 +28,22 @@ from ganlib.evaluation.kernel import kernel_distance, kernel_distance_over_subse
 from ganlib.evaluation.pictures import columns, grid
 from ganlib.evaluation.plots import write_agreement, write_curves
 from ganlib.evaluation.prompts import Prompts, every_caption, in_random_order
+from ganlib.evaluation.protocol import (
+    AGREEMENT,
+    DISTANCES,
+    SAMPLES,
+    check_fits,
+    embedded,
+    labels_as_in_train,
+    labels_in_turn,
+    prompts_of,
+    rows_of_captions,
+)
+from ganlib.evaluation.protocol import ConditionKind as ConditionKind
 from ganlib.evaluation.retrieval import CANDIDATES, measure_r_precision
 from ganlib.evaluation.table import Table
 from ganlib.files import sha256_of, whole_folder, write_whole
-from ganlib.problems import Refused
 
-ConditionKind = Literal["none", "class", "text"]
-
-_DISTANCES, _AGREEMENT, _SAMPLES = range(3)  # what latents are drawn for
 _COLUMNS = 24  # conditions shown at most in real_and_generated.png
 _PROMPTS = 16  # captions shown there
 _REAL, _GENERATED = 2, 4  # images of each class shown there
@@ -76,7 +83,7 @@ def evaluate(
     """
     train = load_split(prepared, None, "train")
     test = load_split(prepared, embedded if condition_kind == "text" else None, "test")
-    _check(condition_kind, test, prepared, embedded)
+    check_fits(condition_kind, test, prepared, embedded)
     extractor = load_extractor(extractor_folder, test.spec)
     table = Table(
         common={
@@ -98,7 +105,7 @@ def evaluate(
         elif condition_kind == "text":
             _evaluate_text(table, generator, settings, train, test, real, folder)
         else:
-            made = generator.make(None, settings.samples, _DISTANCES, shown=_ROWS * _LATENTS)
+            made = generator.make(None, settings.samples, DISTANCES, shown=_ROWS * _LATENTS)
             _add_distances(table, extractor, made, real, train, settings)
             shown = np.random.default_rng(settings.seed).permutation(len(test.images))[:_LATENTS]
             _save_pairs(
@@ -112,13 +119,6 @@ def evaluate(
     return table.metrics
 
 
-def _check(kind: ConditionKind, test: Split, prepared: Path, embedded: Path | None) -> None:
-    if kind == "class" and not test.spec.classes:
-        raise Refused(f"{prepared}: the data has no classes, but the model is asked for them")
-    if kind == "text" and test.embeddings is None:
-        raise Refused(f"{embedded}: no embeddings.npy, but the model is asked by captions; run `ganlib embed` first")
-
-
 def _evaluate_class(
     table: Table,
     generator: Generator,
@@ -129,12 +129,11 @@ def _evaluate_class(
     folder: Path,
 ) -> None:
     classes, extractor = test.spec.classes, generator.extractor
-    random = np.random.default_rng(settings.seed)
-    drawn = random.choice(train.labels, settings.samples).astype(np.int64)
-    _add_distances(table, extractor, generator.make(drawn, len(drawn), _DISTANCES), real, train, settings)
+    drawn = labels_as_in_train(train, settings)
+    _add_distances(table, extractor, generator.make(drawn, len(drawn), DISTANCES), real, train, settings)
 
-    asked = np.arange(settings.prompts, dtype=np.int64) % len(classes)
-    made = generator.make(asked, len(asked), _AGREEMENT, shown=_GENERATED * len(classes))
+    asked = labels_in_turn(len(classes), settings)
+    made = generator.make(asked, len(asked), AGREEMENT, shown=_GENERATED * len(classes))
     logits = extractor.label_logits(made.features)
     on_real = label_agreement(extractor.label_logits(real), test.labels).share
     found = label_agreement(logits, asked)
@@ -152,7 +151,7 @@ def _evaluate_class(
         folder, [classes[label] for label in shown], of_class, [made.shown[label :: len(classes)] for label in shown]
     )
     rows = np.arange(min(len(classes), _ROWS), dtype=np.int64)
-    samples = generator.make(rows.repeat(_LATENTS), len(rows) * _LATENTS, _SAMPLES, shown=len(rows) * _LATENTS)
+    samples = generator.make(rows.repeat(_LATENTS), len(rows) * _LATENTS, SAMPLES, shown=len(rows) * _LATENTS)
     _save_samples(folder, samples.shown, [classes[label] for label in rows])
 
 
@@ -168,12 +167,11 @@ def _evaluate_text(
     assert test.embeddings is not None  # _check
     extractor = generator.extractor
     pool = in_random_order(every_caption(test), settings.seed)
-    drawn = pool.rows[np.arange(settings.samples) % len(pool)]  # all captions before any comes again
-    made = generator.make(_embedded(test, drawn), len(drawn), _DISTANCES)
+    made = generator.make(embedded(test, rows_of_captions(pool, settings)), settings.samples, DISTANCES)
     _add_distances(table, extractor, made, real, train, settings)
 
-    prompts = pool.take(np.arange(min(settings.prompts, len(pool))))
-    made = generator.make(_embedded(test, prompts.rows), len(prompts), _AGREEMENT, shown=_PROMPTS)
+    prompts = prompts_of(pool, settings)
+    made = generator.make(embedded(test, prompts.rows), len(prompts), AGREEMENT, shown=_PROMPTS)
     if test.spec.attributes:
         _add_attributes(table, extractor, made, prompts, test, real, folder)
     elif test.spec.classes:
@@ -186,13 +184,8 @@ def _evaluate_text(
     real_images = [test.images[prompts.items[[i]]] for i in shown]
     _save_pairs(folder, list(prompts.texts[: len(shown)]), real_images, [made.shown[[i]] for i in shown])
     rows = prompts.rows[:_ROWS].repeat(_LATENTS)
-    samples = generator.make(_embedded(test, rows), len(rows), _SAMPLES, shown=len(rows))
+    samples = generator.make(embedded(test, rows), len(rows), SAMPLES, shown=len(rows))
     _save_samples(folder, samples.shown, list(prompts.texts[:_ROWS]))
-
-
-def _embedded(split: Split, rows: np.ndarray) -> np.ndarray:
-    assert split.embeddings is not None  # _check
-    return np.asarray(split.embeddings[rows], dtype=np.float32)
 
 
 def _add_distances(

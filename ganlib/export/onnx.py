@@ -10,17 +10,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from ganlib.card import ModelCard
+from ganlib.export.graph import UNIT, finish, fold_constants, write_graph
 from ganlib.families.base import Family
-from ganlib.files import whole_file
 from ganlib.problems import Failed
 
-UNIT = "unit_images"  # the graph's value before quantisation: float32 (N, C, H, W) in [-1, 1]
 LARGEST_BATCH = 4096
 EXAMPLE = 2  # torch.export takes a size of 1 for a constant
 _RANDOM = frozenset(
@@ -46,7 +43,7 @@ def export_generator(family: Family, card: ModelCard, path: Path, opset: int) ->
 
     Inputs are `z` float32 `(N, latent.size)` and, by the card's condition, `class` int64 `(N,)` or `text` float32
     `(N, d)`; the output is `images` uint8 `(N, H, W, C)`, N from 1 to `LARGEST_BATCH`. The value before quantisation
-    is called `UNIT`, so that `ganlib.export.parity` can read it from this very file.
+    is called `UNIT`, so that parity can read it from this very file and other precisions can be made of it.
 
     Args:
         family: with its trained weights, on the CPU.
@@ -89,12 +86,9 @@ def export_generator(family: Family, card: ModelCard, path: Path, opset: int) ->
     model = program.model_proto
     if drawn := sorted({node.op_type for node in model.graph.node} & _RANDOM):
         raise Failed(f"{card.name}: family {card.family} draws random numbers in sample ({', '.join(drawn)}); take z")
-    _forget_where_it_was_made(model)
-    _append_quantisation(model, card)
-    helper.set_model_props(model, _metadata(family, card))
-    onnx.checker.check_model(model, full_check=True)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    fold_constants(model)
+    finish(model, card)
+    write_graph(model, _metadata(family, card), path)
 
 
 @contextlib.contextmanager
@@ -121,33 +115,12 @@ def weights_sha256(family: Family) -> str:
     return digest.hexdigest()
 
 
-def _append_quantisation(model: onnx.ModelProto, card: ModelCard) -> None:
-    """The graph's images `(N, C, H, W)` in [-1, 1] to uint8 `(N, H, W, C)`, by the arithmetic of `data.store.to_uint8`;
-    ONNX's Round, like torch's, takes halves to the even neighbour."""
-    graph = model.graph
-    levels = {"unit_to_level_shift": 1.0, "unit_to_level_scale": 127.5, "level_lowest": 0.0, "level_highest": 255.0}
-    for name, value in levels.items():
-        graph.initializer.append(numpy_helper.from_array(torch.tensor(value).numpy(), name))
-    graph.node.extend(
-        [
-            helper.make_node("Add", [UNIT, "unit_to_level_shift"], ["shifted"], "shift"),
-            helper.make_node("Mul", ["shifted", "unit_to_level_scale"], ["scaled"], "scale"),
-            helper.make_node("Round", ["scaled"], ["rounded"], "round"),
-            helper.make_node("Clip", ["rounded", "level_lowest", "level_highest"], ["levels"], "clip"),
-            helper.make_node("Cast", ["levels"], ["levels_uint8"], "cast", to=TensorProto.UINT8),
-            helper.make_node("Transpose", ["levels_uint8"], ["images"], "channels_last", perm=[0, 2, 3, 1]),
-        ]
-    )
-    shape: list[str | int | None] = ["batch", card.size, card.size, card.channels]
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info("images", TensorProto.UINT8, shape))
-
-
 def _metadata(family: Family, card: ModelCard) -> dict[str, str]:
     """What the file says of itself where it is found without its card."""
     return {
         "name": card.name,
         "family": card.family,
+        "precision": "float32",
         "weights_sha256": weights_sha256(family),
         "latent": card.latent.model_dump_json(),
         "condition": card.condition.model_dump_json(),
@@ -156,19 +129,6 @@ def _metadata(family: Family, card: ModelCard) -> dict[str, str]:
         "commit": card.commit or "",
         "licence": card.licence or "",
     }
-
-
-def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes on source files and folders: they tell of one machine and differ on the next."""
-    graph = model.graph
-    graph.doc_string = model.doc_string = ""
-    for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        noted.ClearField("metadata_props")
-        noted.ClearField("doc_string")
-    for function in model.functions:
-        for noted in (function, *function.node, *function.value_info):
-            noted.ClearField("metadata_props")
-            noted.ClearField("doc_string")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,20 @@ from numpy.typing import NDArray
 
 from ganlib.card import FileRecord, ModelCard
 from ganlib.config import Export
+from ganlib.export.inputs import BATCHES, TRUNCATIONS, Drawing
+from ganlib.export.latency import described
 from ganlib.export.onnx import export_generator
-from ganlib.export.parity import check_parity, recorded
+from ganlib.export.parity import Difference, check_parity, recorded
+from ganlib.export.reference import write_reference
+from ganlib.export.variants import Maker, Measure
 from ganlib.families.base import Family
 from ganlib.files import sha256_of, whole_folder
 from ganlib.inference.images import grid, write_png
 from ganlib.inference.latents import latents
-from ganlib.inference.package import CARD, GENERATOR, PREVIEW, TEXT_ENCODER, TOKENIZER, open_package
+from ganlib.inference.package import CARD, GENERATOR, PREVIEW, REFERENCE, TEXT_ENCODER, TOKENIZER, open_package
 from ganlib.inference.request import Request
 from ganlib.inference.sample import Generator
+from ganlib.inference.verify import verify
 from ganlib.problems import Refused
 from ganlib.text.tokenizer import Tokenizer
 
@@ -38,6 +43,8 @@ def write_package(
     config: Export,
     out: Path,
     report: Callable[[str], None],
+    *,
+    measure: Measure | None = None,
 ) -> ModelCard:
     """Write a package, or nothing: a folder that stood there stays until the new one has passed every check.
 
@@ -49,6 +56,7 @@ def write_package(
         config: the section `export` of params.yaml.
         out: the package's folder.
         report: takes a line for the user.
+        measure: the metrics that int8 is held to; None leaves it out.
 
     Returns:
         the package's card.
@@ -64,21 +72,28 @@ def write_package(
     )
     with whole_folder(out) as folder:
         export_generator(family, card, folder / GENERATOR, config.opset)
-        differences = check_parity(family, card, folder / GENERATOR, config.tolerance, embeddings)
-        for difference in differences:
+        differences: list[Difference] = []
+        for truncation in TRUNCATIONS:
+            found = check_parity(family, card, folder / GENERATOR, config.tolerance, embeddings, truncation)
+            differences += found
             report(
-                f"{card.name}: batch {difference.batch}: ONNX differs from torch by {difference.error:.1e} at most, "
-                f"by a level on {difference.differing:.1e} of the values"
+                f"{card.name}: truncation {truncation:g}: ONNX differs from torch by {_worst(found, 'error')} at most, "
+                f"by a level on {_worst(found, 'differing')} of the values; batches of {', '.join(map(str, BATCHES))}"
             )
         if embedded is not None and card.condition.kind == "text":
             for name in (TEXT_ENCODER, TOKENIZER):
                 shutil.copyfile(embedded / name, folder / name)
-        card = card.model_copy(update={"parity": recorded(differences), "files": _files(folder)})
-        card.save(folder / CARD)
+        card = card.model_copy(update={"parity": recorded(differences)})
+        drawing = Drawing(card, embeddings)
+        card = Maker(folder, drawing, config, measure, report).make()
+        if card.latency is not None:
+            report(f"{card.name}: {described(card.latency)}")
+        text = card.condition.kind == "text"
+        write_reference(family, drawing, folder / TOKENIZER if text else None, folder / REFERENCE)
+        card = _sealed(folder, card)
         _write_preview(folder, embeddings)
-        card = card.model_copy(update={"files": _files(folder)})
-        card.save(folder / CARD)
-        open_package(folder)
+        card = _sealed(folder, card)
+        verify(folder, lambda line: None, "cpu")
     report(f"{card.name}: {out} with {', '.join(card.files)} ({_kilobytes(card)} kB)")
     return card
 
@@ -121,6 +136,17 @@ def _measured(
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise Refused(f"{folder / 'metrics.json'}: {key}: found {value!r}; expected a finite number")
     return {key: float(value) for key, value in metrics.items()}, protocol
+
+
+def _sealed(folder: Path, card: ModelCard) -> ModelCard:
+    """The card with every file of the folder, written beside them."""
+    card = card.model_copy(update={"files": _files(folder)})
+    card.save(folder / CARD)
+    return card
+
+
+def _worst(differences: Iterable[Difference], name: str) -> str:
+    return f"{max(getattr(difference, name) for difference in differences):.1e}"
 
 
 def _files(folder: Path) -> dict[str, FileRecord]:

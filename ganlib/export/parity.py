@@ -1,31 +1,29 @@
 """Whether an ONNX file gives what torch gives, measured on the very file that is shipped.
 
 `torch.onnx.export` keeps one arm of a Python branch on a size without a word, so batches below, at and far above the
-example's are compared: 1, 7 and 64, the largest that `ganlib.inference` ever runs.
+example's are compared: 1, 7 and 64, the largest that `ganlib.inference` ever runs; and latents of both ends of the
+truncation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from ganlib.card import ModelCard
 from ganlib.data.store import to_uint8
-from ganlib.export.onnx import UNIT, evaluating
+from ganlib.export.graph import unfinished
+from ganlib.export.inputs import BATCHES, Drawing
+from ganlib.export.onnx import evaluating
 from ganlib.families.base import Family
-from ganlib.inference.latents import latents
-from ganlib.inference.sample import BATCH
 from ganlib.inference.session import Session, open_session
 from ganlib.problems import Failed, Refused
-
-BATCHES = (1, 7, BATCH)
-_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,26 @@ class Difference:
 
     Attributes:
         batch: images compared.
+        truncation: of their latents.
         error: largest absolute difference, images in [-1, 1].
         level_difference: largest difference of the finished images, in levels of 0 to 255.
         differing: share of the finished images' values that differ at all.
     """
 
     batch: int
+    truncation: float
     error: float
     level_difference: int
     differing: float
 
 
 def check_parity(
-    family: Family, card: ModelCard, path: Path, tolerance: float, embeddings: NDArray[np.float32] | None = None
+    family: Family,
+    card: ModelCard,
+    path: Path,
+    tolerance: float,
+    embeddings: NDArray[np.float32] | None = None,
+    truncation: float = 1.0,
 ) -> tuple[Difference, ...]:
     """Compare an exported generator with torch at every batch of `BATCHES`, on random latents and conditions.
 
@@ -56,6 +61,7 @@ def check_parity(
         path: the file that `export_generator` wrote.
         tolerance: largest absolute difference before quantisation, images in [-1, 1].
         embeddings: `(n, d)` float32 that a text model's conditions are drawn from; None draws N(0, 1) instead.
+        truncation: of the latents.
 
     Returns:
         a measurement for each batch.
@@ -64,17 +70,21 @@ def check_parity(
         Failed: naming the batch and the difference, where it is above the tolerance or one level of 255, or the file
             does not run.
     """
+    drawing = Drawing(card, embeddings)
     try:
-        finished, unfinished = open_session(path, "cpu"), open_session(_before_quantisation(path), "cpu")
-        return tuple(_compare(family, card, finished, unfinished, batch, tolerance, embeddings) for batch in BATCHES)
+        finished, before = open_session(path, "cpu"), open_session(unfinished(path).SerializeToString(), "cpu")
+        return tuple(_compare(family, drawing, finished, before, batch, truncation, tolerance) for batch in BATCHES)
     except Refused as error:
         raise Failed(f"{card.name}: {error}") from error
 
 
-def recorded(differences: tuple[Difference, ...]) -> dict[str, float]:
-    """The measurements as the card holds them, by what was measured and the batch, for example `error/7`."""
+def recorded(differences: Iterable[Difference]) -> dict[str, float]:
+    """The measurements as the card holds them, by what was measured and the batch, for example `error/7`; of truncated
+    latents by the truncation too, for example `error/7@0.05`."""
     return {
-        f"{name}/{difference.batch}": float(getattr(difference, name))
+        f"{name}/{difference.batch}{'' if difference.truncation == 1 else f'@{difference.truncation:g}'}": float(
+            getattr(difference, name)
+        )
         for name in ("error", "level_difference", "differing")
         for difference in differences
     }
@@ -82,24 +92,15 @@ def recorded(differences: tuple[Difference, ...]) -> dict[str, float]:
 
 def _compare(
     family: Family,
-    card: ModelCard,
+    drawing: Drawing,
     finished: Session,
-    unfinished: Session,
+    before: Session,
     batch: int,
+    truncation: float,
     tolerance: float,
-    embeddings: NDArray[np.float32] | None,
 ) -> Difference:
-    inputs = {"z": latents(range(_SEED + batch, _SEED + 2 * batch), card.latent)}
-    rng = np.random.default_rng(batch)
-    if card.condition.kind == "class":
-        inputs["class"] = rng.permutation(np.arange(batch) % card.condition.size)
-    elif card.condition.kind == "text":
-        drawn = rng.standard_normal((batch, card.condition.size))
-        rows = drawn if embeddings is None else embeddings[rng.integers(0, len(embeddings), batch)]
-        inputs["text"] = np.asarray(rows, dtype=np.float32)
-    z, *condition = (torch.from_numpy(value) for value in inputs.values())
-    with evaluating(family):
-        expected = family.sample(z, condition[0] if condition else None)
+    card, inputs = drawing.card, drawing.of_parity(batch, truncation)
+    expected = torch_images(family, inputs)
     levels, shape = to_uint8(expected).numpy().astype(np.int16), (batch, card.size, card.size, card.channels)
     unrounded = np.clip((expected.numpy().transpose(0, 2, 3, 1) + 1.0) * 127.5, 0.0, 255.0)
     got = finished.run(**inputs)
@@ -110,7 +111,8 @@ def _compare(
     distance = np.abs(got.astype(np.int16) - levels)
     difference = Difference(
         batch=batch,
-        error=float(np.abs(unfinished.run(**inputs) - expected.numpy()).max()),
+        truncation=truncation,
+        error=float(np.abs(before.run(**inputs) - expected.numpy()).max()),
         level_difference=int(distance.max()),
         differing=float(np.mean(distance > 0)),
     )
@@ -125,12 +127,8 @@ def _compare(
     return difference
 
 
-def _before_quantisation(path: Path) -> bytes:
-    """The same graph, giving the images before quantisation instead."""
-    model = onnx.load(path)
-    if not any(UNIT in node.output for node in model.graph.node):
-        raise Refused(f"{path}: no value {UNIT}; it was not written by `ganlib export`")
-    del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info(UNIT, TensorProto.FLOAT, None))
-    content: bytes = model.SerializeToString()
-    return content
+def torch_images(family: Family, inputs: Mapping[str, NDArray[Any]]) -> torch.Tensor:
+    """What the family's networks make of a graph's inputs: images `(N, C, H, W)` in [-1, 1]."""
+    z, *condition = (torch.from_numpy(value) for value in inputs.values())
+    with evaluating(family):
+        return family.sample(z, condition[0] if condition else None)

@@ -15,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ganlib.card import ModelCard
+from ganlib.card import Latency, ModelCard
 from ganlib.config import Export
 from ganlib.data.store import to_uint8
+from ganlib.export import package, variants
+from ganlib.export.latency import described
 from ganlib.export.onnx import evaluating
 from ganlib.export.package import write_package
 from ganlib.inference.images import read_facts
@@ -25,6 +27,8 @@ from ganlib.inference.latents import latents
 from ganlib.inference.package import open_package
 from ganlib.inference.request import Request
 from ganlib.inference.sample import Generator
+from ganlib.inference.session import open_session
+from ganlib.inference.verify import Reference, verify
 from ganlib.problems import Failed, Refused
 
 METRICS = {"frechet_distance": 12.5, "attribute_accuracy/petal_colour": 1}
@@ -51,13 +55,15 @@ def test_text_package_holds_all_that_a_server_needs(
 ) -> None:
     family, out = tiny.Family("text"), tmp_path / "models" / "tiny-text" / "package"
     card = write(family, out, embedded, reports, licence="CC-BY-4.0")
-    names = {"card.json", "generator.onnx", "preview.png", "text_encoder.onnx", "tokenizer.json"}
+    names = {"card.json", "generator.onnx", "generator.float16.onnx", "preview.png", "reference.safetensors"}
+    names |= {"text_encoder.onnx", "tokenizer.json"}
     assert {path.name for path in out.iterdir()} == names
     assert [path.name for path in out.parent.iterdir()] == ["package"]
     assert open_package(out).card == card == ModelCard.load(out / "card.json")
     assert set(card.files) == names - {"card.json"}
     assert (card.metrics, card.protocol, card.licence) == (METRICS, PROTOCOL, "CC-BY-4.0")
-    assert 0 < card.parity["error/64"] < 1e-5
+    keys = [f"{batch}{end}" for batch in (1, 7, 64) for end in ("", "@0.05")]
+    assert all(0 < card.parity[f"error/{key}"] < 1e-5 for key in keys)
     for name in ("text_encoder.onnx", "tokenizer.json"):
         assert (out / name).read_bytes() == (embedded / name).read_bytes()
 
@@ -78,15 +84,15 @@ def test_the_runtimes_images_are_torchs(tiny: SimpleNamespace, packed: Callable[
 
 def test_preview_is_the_runtimes_grid(tiny: SimpleNamespace, tmp_path: Path) -> None:
     write(tiny.Family("class", channels=1), tmp_path / "package")
-    package = open_package(tmp_path / "package")
+    opened = open_package(tmp_path / "package")
     preview = tmp_path / "package" / "preview.png"
     facts = read_facts(preview)
     assert (facts.model, facts.seed, facts.count) == ("tiny-class", 0, 24)
-    assert facts.model_sha256 == package.sha256("generator.onnx")
+    assert facts.model_sha256 == opened.sha256("generator.onnx")
     with Image.open(preview) as image:
         sheet = np.asarray(image)
     assert sheet.shape == (3 * 98 - 2, 8 * 98 - 2)  # a row for each of 3 classes, 8 pixels enlarged to 96
-    images = Generator(package, "cpu").generate(Request(class_name="poppy", count=8)).images
+    images = Generator(opened, "cpu").generate(Request(class_name="poppy", count=8)).images
     np.testing.assert_array_equal(sheet[98:194:12, 0:96:12], images[0, :, :, 0])
     np.testing.assert_array_equal(sheet[98:194:12, 7 * 98 : 7 * 98 + 96 : 12], images[7, :, :, 0])
 
@@ -95,8 +101,86 @@ def test_the_same_weights_are_the_same_package(
     tiny: SimpleNamespace, packed: Callable[[str], Path], tmp_path: Path, embedded: Path
 ) -> None:
     write(tiny.Family("text"), tmp_path / "package", embedded)
+    one, other = (ModelCard.load(folder / "card.json") for folder in (packed("text"), tmp_path / "package"))
+    assert one.latency is not None  # which alone is another each time
+    assert one.model_copy(update={"latency": None}) == other.model_copy(update={"latency": None})
     for path in packed("text").iterdir():
-        assert path.read_bytes() == (tmp_path / "package" / path.name).read_bytes(), path.name
+        assert path.name == "card.json" or path.read_bytes() == (tmp_path / "package" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["none", "class", "text"])
+def test_the_reference_holds_torchs_images_at_both_ends_of_truncation(
+    tiny: SimpleNamespace, packed: Callable[[str], Path], kind: str
+) -> None:
+    family, opened = tiny.Family(kind), open_package(packed(kind))
+    found = Reference.of(opened)
+    assert found is not None
+    np.testing.assert_array_equal(found.truncation, [1.0] * 8 + [0.05] * 8)
+    assert len(set(found.seeds)) == 16
+    for i in (0, 7, 8, 15):
+        z = latents([int(found.seeds[i])], family.latent, float(found.truncation[i]))
+        np.testing.assert_array_equal(found.z[i], z[0])
+    condition = None if found.condition is None else torch.from_numpy(found.condition)
+    with evaluating(family):
+        expected = to_uint8(family.sample(torch.from_numpy(found.z), condition)).numpy()
+    np.testing.assert_array_equal(found.images, expected)
+    assert np.abs(found.z[:8]).max() > 1 > 0.1 > np.abs(found.z[8:]).max()
+    if kind == "text":
+        assert found.prompt == "red rose with"
+        generator = Generator(opened, "cpu", precision="float32")
+        np.testing.assert_array_equal(found.embedding, generator.embed(found.prompt))
+    else:
+        assert (found.prompt, found.embedding) == (None, None)
+
+
+def test_every_graph_says_what_it_is(packed: Callable[[str], Path]) -> None:
+    opened = open_package(packed("class"))
+    said = {precision: open_session(opened.graph(precision), "cpu").metadata for precision in ("float32", "float16")}
+    assert {precision: one["precision"] for precision, one in said.items()} == {p: p for p in said}
+    for key in ("name", "family", "weights_sha256", "latent", "condition", "classes", "steps", "commit", "licence"):
+        assert said["float16"][key] == said["float32"][key], key
+    assert (opened.folder / "generator.float16.onnx").stat().st_size < opened.generator.stat().st_size
+
+
+def test_the_latency_is_said_and_recorded(tiny: SimpleNamespace, tmp_path: Path) -> None:
+    family, lines = tiny.Family("none"), list[str]()
+    card = write_package(family, family.card(), None, None, Export(), tmp_path / "package", lines.append)
+    assert card.latency is not None
+    assert f"tiny-none: {described(card.latency)}" in lines
+    assert "float16 " in described(card.latency)
+
+
+def test_a_broken_package_is_not_written(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `ganlib export --check` would find fails the export itself."""
+    family = tiny.Family("none")
+    kept = package.write_reference
+
+    def other(family: Any, drawing: Any, tokenizer: Path | None, path: Path) -> None:
+        family.networks["generator"].layers[3].bias.data += 0.1
+        kept(family, drawing, tokenizer, path)
+
+    monkeypatch.setattr(package, "write_reference", other)
+    with pytest.raises(Failed, match="tiny-none: float32 on cpu: images differ from torch's by up to"):
+        write(family, tmp_path / "out" / "package")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_int8_is_preferred_and_drawn_where_it_is_good(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {f"{p}/{b}": t for p, t in (("float32", 2.0), ("float16", 2.0), ("int8", 1.0)) for b in (1, 7, 64)}
+    measured = Latency(machine="a machine", threads=1, milliseconds=figures)
+    monkeypatch.setattr(variants, "measure_latency", lambda graphs, drawing: measured)
+    family, out = tiny.Family("class"), tmp_path / "package"
+    arguments = (family, family.card(), None, None, Export(), out, lambda line: None)
+    card = write_package(*arguments, measure=lambda sample: {"frechet_distance": 3.0})
+    assert (card.preferred, card.variants["int8"].value) == ({"cpu": "int8"}, 3.0)
+    assert Generator(open_package(out), "cpu").precision == "int8"
+    facts = read_facts(out / "preview.png")
+    assert (facts.precision, facts.model_sha256) == ("int8", card.files["generator.int8.onnx"].sha256)
+    assert verify(out, lambda line: None, "cpu").card == card
 
 
 def test_a_violation_leaves_nothing_and_keeps_what_stood_there(tiny: SimpleNamespace, tmp_path: Path) -> None:
