@@ -45,7 +45,7 @@ lint: $(INSTALLED)
 # one has to be tried on its own, since checkpoints, exports and figures hang on it.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --editable '.[pipeline,serve,sign,dask,dev]' torch==2.13.0
+	build/lock/bin/python -m pip install --quiet --editable '.[pipeline,serve,sign,dask,s3,dev]' torch==2.13.0
 	{ sed '/^#/!d' requirements.lock; build/lock/bin/python -m pip freeze --exclude-editable | \
 	    sed -E -e 's/^(torch==[0-9.]+)\+.*/\1/' -e '/^(nvidia-|cuda-|triton==)/d' \
 	        -e 's/^onnxruntime-gpu==(.*)/onnxruntime-gpu==\1 ; (sys_platform == "linux" or sys_platform == "win32") and (platform_machine == "x86_64" or platform_machine == "AMD64")\nonnxruntime==\1 ; sys_platform == "darwin" or platform_machine == "aarch64" or platform_machine == "ARM64"/'; \
