@@ -1,7 +1,7 @@
 """Requests a second of `ganlib serve`, beside the raw runtime: `python -m benchmarks.serving [PACKAGE]`.
 
-One run measures both, in turn: onnxruntime alone on the graph that is served, images one by one and in batches, the
-best of which is the base; then the server in a process of its own, asked for one image a request over the Open
+One run measures both, in turn: onnxruntime alone on the graph that is served, by as many callers of one thread as there
+are cores, image by image, which is the base, and in batches; then the server in a process of its own, asked for one image a request over the Open
 Inference Protocol (latents in, levels out, binary) and over the OpenAI images API (a PNG with its metadata, base64), by
 1, 16 and 64 clients on the same machine. Without PACKAGE it takes DCGAN of the published width at 64 pixels.
 
@@ -143,7 +143,7 @@ def compare(package: Path, clients: list[int], seconds: float) -> None:
             loads[name] = {number: ask(port, requests, number, seconds) for number in clients}
     after = raw(generator, callers, seconds / len(BATCHES))
     rates = {batch: (before[batch] + after[batch]) / 2 for batch in BATCHES}
-    base = max(rates.values())
+    base = rates[1]
     card = generator.package.card
     print(f"{card.name}: {card.size} x {card.size} x {card.channels}, {generator.precision} on {generator.device}")
     for batch, rate in rates.items():

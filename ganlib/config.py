@@ -180,6 +180,10 @@ class Train(Section):
         "auto", description="auto: bfloat16 where the hardware computes in it (CUDA, AVX512-BF16, AMX)"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    ranks: Positive = Field(
+        1,
+        description="processes of this machine that train together, on CUDA one for each device; see docs/multi-gpu.md",
+    )
     compile: bool = Field(False, description="compile the networks (those that no penalty is differentiated through)")
     deterministic: bool = Field(False, description="cuda: resume to the bit, at some cost; the CPU always does")
     seed: int = Field(0, ge=0, description="of initialisation, order, noise")
@@ -202,6 +206,12 @@ class Train(Section):
         if self.batch % self.accumulate:
             raise ValueError(
                 f"accumulate: found {self.accumulate}; a batch of {self.batch} does not fall into such parts"
+            )
+        if self.batch % (self.ranks * self.accumulate):
+            parts = f" in {self.accumulate} parts each" if self.accumulate > 1 else ""
+            raise ValueError(
+                f"ranks: found {self.ranks}, which share a batch of {self.batch}{parts}; take a batch that is a "
+                f"multiple of {self.ranks * self.accumulate}"
             )
         return self
 
@@ -371,10 +381,11 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resume_key(train: Train, in_chapters: bool) -> dict[str, Any]:
-    """What of a `train` section decides which weights a step ends with: all but the reporting, and not how many steps
-    are asked for unless the learning rate or the chapters of the family's training depend on it. A run with more steps
-    goes on where a shorter one stopped."""
-    excluded = {"checkpoint_every", "log_every", "sample_every"}
+    """What of a `train` section decides which weights a step ends with: all but the reporting and the number of
+    processes (which share one batch, so that it is a matter of rounding), and not how many steps are asked for unless
+    the learning rate or the chapters of the family's training depend on it. A run with more steps goes on where a
+    shorter one stopped."""
+    excluded = {"checkpoint_every", "log_every", "sample_every", "ranks"}
     if train.decay_from == 1.0 and not in_chapters:
         excluded.add("steps")
     return train.model_dump(mode="json", exclude=excluded)

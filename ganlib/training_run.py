@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import signal
@@ -21,6 +22,7 @@ from ganlib.problems import Failed, Refused
 from ganlib.project import Project, Report
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ganlib.data.store import Split
@@ -37,16 +39,36 @@ CODE = ("families", "networks", "losses", "training", "data", "config.py", "sche
 def train(project: Project, name: str, report: Report) -> None:
     """A generator: resumes where an earlier, interrupted run of the same parameters, data and code stopped.
 
+    `ranks` processes of this machine do it together, or those that torchrun has started. On CUDA it waits until no
+    other training has the devices.
+
     Raises:
-        Refused: where the data does not suit the family.
+        Refused: where the data does not suit the family, or there are fewer CUDA devices than processes.
         Failed: where training diverged, or another process trains the same model.
     """
     from ganlib.training.distributed import ranks
     from ganlib.training.hardware import choose_device
+    from ganlib.training.launch import launch
+    from ganlib.training.reservation import own_devices, reserved
 
     config = project.training(name)
-    with ranks(choose_device(config)) as together:
+    device = choose_device(config)
+    if config.ranks > 1 and "RANK" not in os.environ:  # torchrun sets it for each process that it starts
+        _check_devices(name, config, device)
+        launch(train, config.ranks, report, project, name)
+        return
+    with reserved(own_devices(device), f"train {name}", report), ranks(device) as together:
         _train(project, name, config, together, report if together.first else lambda line: None)
+
+
+def _check_devices(name: str, config: Train, device: torch.device) -> None:
+    import torch
+
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and config.ranks > found:
+        raise Refused(
+            f"train.{name}.ranks: found {config.ranks}, and torch sees {found} CUDA devices; take {found}, or the cpu"
+        )
 
 
 def _train(project: Project, name: str, config: Train, together: Ranks, report: Report) -> None:
