@@ -1,9 +1,10 @@
 """Requests a second of `ganlib serve`, beside the raw runtime: `python -m benchmarks.serving [PACKAGE]`.
 
 One run measures both, in turn: onnxruntime alone on the graph that is served, by as many callers of one thread as there
-are cores, image by image, which is the base, and in batches; then the server in a process of its own, asked for one image a request over the Open
-Inference Protocol (latents in, levels out, binary) and over the OpenAI images API (a PNG with its metadata, base64), by
-1, 16 and 64 clients on the same machine. Without PACKAGE it takes DCGAN of the published width at 64 pixels.
+are cores, image by image, which is the base, and in batches; then the server in a process of its own, asked for one
+image a request over the Open Inference Protocol (latents in, levels out, binary) and over the OpenAI images API (a PNG
+with its metadata, base64), by 1, 16 and 64 clients on the same machine. Without PACKAGE it takes DCGAN of the published
+width at 64 pixels.
 
 `--soak SECONDS` holds 16 clients that long instead, and prints the server's memory over the time.
 """
