@@ -2,14 +2,13 @@
 
 The same images in the same process, in turn: the runtime and then PNG files in one thread, the same with the PNG files
 in other threads meanwhile, and a whole job from the table of requests to its files. A ratio is the median of the
-rounds. Without a package it takes random weights in the shape of DCGAN's generator for 64 x 64 pixels.
+rounds. Without a package it takes DCGAN of the published width at 64 pixels.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import statistics
 import tempfile
 import time
@@ -20,11 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from ganlib.card import Condition, FileRecord, Latent, ModelCard
-from ganlib.files import sha256_of
+from benchmarks.published import dcgan
+from ganlib.card import ModelCard
 from ganlib.inference.batch.command import batch
 from ganlib.inference.batch.shard import ENCODERS
 from ganlib.inference.images import png
@@ -147,56 +144,6 @@ def summary(images: int, seconds: dict[str, list[tuple[float, float]]]) -> list[
     ]
 
 
-def dcgan_package(folder: Path, width: int = 1024) -> Path:
-    """Write a package with DCGAN's generator for 64 x 64 pixels (Radford et al., arXiv 1511.06434, figure 1: 100
-    numbers, 4 x 4 x 1024, then 512, 256, 128 and 3 channels), its normalisation folded into weights, which are random.
-
-    Args:
-        folder: a new one.
-        width: channels at 4 x 4 pixels.
-    """
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
-    widths = [width, width // 2, width // 4, width // 8, 3]
-    constants = {
-        "dense": random.normal(0, 0.1, (100, width * 16)),
-        **{
-            f"kernel{i}": random.normal(0, (2 / (4 * before)) ** 0.5, (before, after, 4, 4))
-            for i, (before, after) in enumerate(itertools.pairwise(widths))
-        },
-        "half": np.array(127.5),
-    }
-    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()]
-    tensors.append(numpy_helper.from_array(np.array([-1, width, 4, 4]), "square"))
-    nodes = [
-        helper.make_node("Gemm", ["z", "dense"], ["flat"]),
-        helper.make_node("Reshape", ["flat", "square"], ["map0"]),
-    ]
-    for i in range(4):
-        nodes.append(helper.make_node("Relu", [f"map{i}"], [f"active{i}"]))
-        inputs = [f"active{i}", f"kernel{i}"]
-        nodes.append(helper.make_node("ConvTranspose", inputs, [f"map{i + 1}"], strides=[2, 2], pads=[1, 1, 1, 1]))
-    nodes += [
-        helper.make_node("Tanh", ["map4"], ["unit"]),
-        helper.make_node("Mul", ["unit", "half"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "half"], ["shifted"]),
-        helper.make_node("Round", ["shifted"], ["levels"]),
-        helper.make_node("Cast", ["levels"], ["bytes"], to=TensorProto.UINT8),
-        helper.make_node("Transpose", ["bytes"], ["images"], perm=[0, 2, 3, 1]),
-    ]
-    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 100])
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 64, 64, 3])
-    graph = helper.make_graph(nodes, "generator", [z], [images], tensors)
-    path = folder / "generator.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    ModelCard(
-        name="dcgan-64", family="dcgan", latent=Latent(size=100, distribution="normal"),
-        condition=Condition(kind="none"), size=64, channels=3, steps=0, images_seen=0, parameters={}, data={},
-        files={path.name: FileRecord(sha256=sha256_of(path), bytes=path.stat().st_size)},
-    ).save(folder / "card.json")  # fmt: skip
-    return folder
-
-
 def table(measured: list[Measured]) -> str:
     """A line for each way."""
     lines = [f"{'':<40}{'images/s':>9}{'processor':>15}{'ratio':>7}"]
@@ -207,14 +154,16 @@ def table(measured: list[Measured]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("package", type=Path, nargs="?", help="default: DCGAN's generator, random weights")
+    parser.add_argument(
+        "package", type=Path, nargs="?", help="where not given: DCGAN of the published width"
+    )
     parser.add_argument("--images", type=int, default=4000, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of the runtime")
     parser.add_argument("--shard-size", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        package = options.package or dcgan_package(Path(folder) / "dcgan")
+        package = options.package or dcgan(Path(folder) / "dcgan")
         card = open_package(package).card
         what = f"{card.name}, {card.size} x {card.size}, {options.threads} threads of the runtime"
         print(f"{what}: {options.rounds} rounds of {options.images} images", flush=True)

@@ -39,5 +39,5 @@ def dcgan(out: Path, size: int = 64) -> Path:
         parameters={},
         data={},
     )
-    write_package(family, card, None, None, Export(), out, lambda line: None)
+    write_package(family, card, None, None, Export(precisions=["float32"]), out, lambda line: None)
     return out
