@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | lock | clean
+# make setup | demo | up | test | lint | lock | clean
 #
 # Everything is installed into .venv. `make setup PYTHON=python3.12` takes another interpreter than python3.
 
@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo up test lint lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(INSTALLED)
@@ -31,6 +31,10 @@ demo: $(INSTALLED)
 	@test -e .git || dvc config --local core.no_scm true
 	python -m flows.pipeline --jobs 2
 	@echo "  (first: . $(VENV)/bin/activate)"
+
+# Prefect's server, a worker and the image server, until Ctrl-C: docs/deployment.md. Options: make up UP="--port 8001"
+up: $(INSTALLED)
+	@python -m flows.up $(UP)
 
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup

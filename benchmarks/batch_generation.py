@@ -154,9 +154,7 @@ def table(measured: list[Measured]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "package", type=Path, nargs="?", help="where not given: DCGAN of the published width"
-    )
+    parser.add_argument("package", type=Path, nargs="?", help="where not given: DCGAN of the published width")
     parser.add_argument("--images", type=int, default=4000, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of the runtime")

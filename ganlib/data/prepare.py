@@ -8,31 +8,27 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from ganlib.card import DatasetSpec
 from ganlib.config import Ingest
 from ganlib.data.choice import class_names, complete, select, split
+from ganlib.data.decoding import decoded, workers
 from ganlib.data.flower_source import Flowers
 from ganlib.data.folder import ImageFolder
 from ganlib.data.mnist import Mnist
-from ganlib.data.picture import decode, fit
 from ganlib.data.progress import watched
-from ganlib.data.source import Content, Item, Refusal, Source, Unusable
+from ganlib.data.source import Item, Refusal, Source
 from ganlib.files import sha256_of, whole_folder
 from ganlib.problems import Failed, Refused
 
 _EXAMPLES = 5  # names kept for each reason
-_BLOCK = 64  # pictures decoded at once
 
 
 SOURCES: dict[str, str] = {
@@ -123,26 +119,15 @@ def _write_images(
     unread: dict[int, Refusal] = {}
     digests: dict[str, str] = {}
 
-    def picture(read: tuple[Item, Content]) -> tuple[Item, np.ndarray | Unusable, str]:
-        item, content = read
-        digest = hashlib.sha256(content).hexdigest() if source.folder and isinstance(content, bytes) else ""
-        try:
-            return item, _pixels(content, config), digest
-        except Unusable as problem:
-            return item, problem, digest
-
     contents = watched(source.read(items), len(items), "images", report)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` is the limit here
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata in a sound picture
-        for block in _blocks(contents, _BLOCK):
-            for item, pixels, digest in pool.map(picture, block):
-                if isinstance(pixels, Unusable):
-                    unread[row[item.id]] = Refusal(item.id, pixels.reason, pixels.detail)
-                else:
-                    images[row[item.id]] = pixels
-                if digest:
-                    digests[item.id] = digest
+    with workers() as by:
+        for item, found, digest in decoded(contents, config, source.folder is not None, by):
+            if isinstance(found, Refusal):
+                unread[row[item.id]] = found
+            else:
+                images[row[item.id]] = found
+            if digest:
+                digests[item.id] = digest
     images.flush()
     if len(unread) == len(items):
         raise Refused(
@@ -152,14 +137,6 @@ def _write_images(
         _drop_rows(path, sorted(unread))
     kept = [item for number, item in enumerate(items) if number not in unread]
     return kept, [unread[number] for number in sorted(unread)], digests
-
-
-def _pixels(content: Content, config: Ingest) -> np.ndarray:
-    if isinstance(content, Unusable):
-        raise content
-    if isinstance(content, bytes):
-        return decode(content, config.size, config.channels, config.max_pixels)
-    return fit(Image.fromarray(content), config.size, config.channels)
 
 
 def _drop_rows(path: Path, rows: Sequence[int]) -> None:
@@ -270,9 +247,3 @@ def _summary(spec: DatasetSpec) -> str:
         f"{count:,} {reason} ({', '.join(spec.refused_examples[reason])})" for reason, count in spec.refused.items()
     ]
     return f"{text}; refused: {', '.join(parts)}"
-
-
-def _blocks(items: Iterable[tuple[Item, Content]], length: int) -> Iterator[list[tuple[Item, Content]]]:
-    iterator = iter(items)
-    while block := list(islice(iterator, length)):
-        yield block
