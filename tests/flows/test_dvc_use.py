@@ -34,19 +34,6 @@ PARAMETERS: dict[str, Any] = {
     "evaluate": {"samples": 12, "prompts": 4, "subsets": 2, "subset_size": 6},
     "export": {},
 }  # fmt: skip
-IGNORED = """
-/data/?*
-!/data/raw/
-/data/raw/?*
-!/data/raw/*.dvc
-models/
-**/reports/*/plots/
-**/reports/*/pictures/
-**/reports/*/rows.txt
-dvc_plots/
-.checkpoints/
-runs/
-"""  # `?*` and not `*`, which dvc takes to mean the folder itself: it would not find the .dvc files in it
 METRICS = "reports/tiny/metrics.json"
 
 
@@ -83,11 +70,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, "init", "--quiet", "--initial-branch", "main")
     dvc(folder, "init", "--quiet")
     dvc(folder, "remote", "add", "--quiet", "--default", "store", str(folder.parent / "store"))
-    shutil.copy(TOP / ".dvcignore", folder)
+    for name in (".dvcignore", ".gitignore"):
+        shutil.copy(TOP / name, folder)
     plan = yaml.safe_load((TOP / "dvc.yaml").read_text())
     del plan["stages"]["export"]  # it takes longest and has nothing of its own here
     (folder / "dvc.yaml").write_text(yaml.safe_dump(plan))
-    (folder / ".gitignore").write_text(IGNORED)
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMETERS))
     write_pictures(folder / "data/raw/pictures.zip", seed=1)
     dvc(folder, "add", "--quiet", "data/raw/pictures.zip")
