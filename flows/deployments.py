@@ -31,26 +31,9 @@ from ganlib.problems import Failed, Refused
 
 POOL = "machines"
 QUEUES = {"training": 1, "batch": None}  # with the runs that each lets run at once, in the whole pool
-PROJECT = "GANLIB_PROJECT"  # variable of a worker: the folder of the project that it works on
 SILENCE = 300.0  # seconds without a sign of life after which a run counts as crashed; prefect.yaml sets one in 30
 LAST = 30  # lines of `prefect deploy` that are shown where it fails
 CRASHED = "ganlib: runs whose process is gone"
-
-
-def enter_project() -> dict[str, str]:
-    """The step before each run: go to the project of the machine.
-
-    Raises:
-        Refused: where the worker was started without one, or there is none.
-    """
-    named = os.environ.get(PROJECT)
-    if not named:
-        raise Refused(f"{PROJECT}: not set on this machine; start its worker with the project's folder in it")
-    project = Path(named).expanduser().resolve()
-    if not (project / "dvc.yaml").is_file():
-        raise Refused(f"{PROJECT}: found {named}, which has no dvc.yaml; expected the folder of a project")
-    os.chdir(project)
-    return {"directory": str(project)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

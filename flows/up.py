@@ -27,6 +27,7 @@ import yaml
 
 from flows.exported import publish
 from flows.launcher import end_group, launch
+from flows.machine import PROJECT
 from flows.pipeline import SETTINGS
 from ganlib.problems import Failed, Refused
 
@@ -143,10 +144,7 @@ def _run(options: argparse.Namespace) -> None:
     page = f"http://{near}:{options.prefect_port}"
     address = f"{page}/api" if ours else os.environ["PREFECT_API_URL"]
     programs = Programs(
-        SETTINGS
-        | {"PYTHONUNBUFFERED": "1"}
-        | dict(os.environ)
-        | {"PREFECT_API_URL": address, "GANLIB_PROJECT": str(project)}
+        SETTINGS | {"PYTHONUNBUFFERED": "1"} | dict(os.environ) | {"PREFECT_API_URL": address, PROJECT: str(project)}
     )
     if sys.platform == "linux":  # what a killed worker leaves behind becomes a child of this process, which ends it
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

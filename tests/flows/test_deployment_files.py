@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import deployments
+from flows.deployments import POOL
+from flows.machine import PROJECT
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "deployment"
@@ -103,7 +104,7 @@ def test_a_unit_can_be_read_and_names_what_is_there(path: Path) -> None:
     assert set(others) <= known
     variables = dict(pair.split("=", 1) for line in content["Service"]["Environment"] for pair in line.split())
     if "worker" in path.name:
-        assert variables[deployments.PROJECT] == "/opt/ganlib"
+        assert variables[PROJECT] == "/opt/ganlib"
     if "worker" in path.name or "deployments" in path.name:
         assert variables["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
 
@@ -120,8 +121,8 @@ def test_compose_is_whole() -> None:
         assert {volume for volume in volumes if volume.isalpha()} <= content["volumes"].keys()
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")  # nothing asks for a password unless it is told to
-    assert deployments.PROJECT in named["worker"]["environment"]
-    assert f"--pool {deployments.POOL} " in named["worker"]["command"]
+    assert PROJECT in named["worker"]["environment"]
+    assert f"--pool {POOL} " in named["worker"]["command"]
 
 
 def test_the_document_links_and_names_what_is_there() -> None:

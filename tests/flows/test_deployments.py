@@ -33,7 +33,7 @@ def retrain(models: list[str] | None = None, project: pathlib.Path = pathlib.Pat
     note = {"folder": os.getcwd(), "models": models, "process": os.getpid()}
     with open(os.environ["NOTES"], "a") as notes:
         notes.write(json.dumps(note) + "\\n")
-    while models == ["forever"]:
+    while models == ["forever"] and os.getppid() != 1:  # nobody's: the test has failed
         time.sleep(1)
 """
 
@@ -61,18 +61,21 @@ class Place:
         }
         self.client = httpx.Client(base_url=address, timeout=30.0)
 
-    def read(self, path: str, **body: object) -> Any:
-        answer = self.client.post(path, json=body) if path.endswith("filter") else self.client.get(path)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def change(self, path: str, **fields: object) -> None:
+    def ask(self, method: str, path: str, **fields: object) -> httpx.Response:
+        """The server's answer; once more where its database was locked, which undoes what it was at."""
         for _ in range(20):
-            answer = self.client.patch(path, json=fields)
-            if answer.status_code != 503:  # the database is locked for a moment
+            answer = self.client.request(method, path, json=fields or None)
+            if answer.status_code != 503:
                 break
             time.sleep(0.5)
-        answer.raise_for_status()
+        assert answer.is_success, answer.text
+        return answer
+
+    def read(self, path: str) -> Any:
+        return self.ask("POST" if path.endswith("filter") else "GET", path).json()
+
+    def change(self, path: str, **fields: object) -> None:
+        self.ask("PATCH", path, **fields)
 
     def queues(self) -> Any:
         return self.read("/work_pools/machines/queues/filter")
@@ -90,15 +93,22 @@ class Place:
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
 
+    def deploy_tiny(self, project: Path) -> None:
+        """Have the tiny flow in the place of the retraining, if it is not there."""
+        if self.deployments()["retrain/nightly"]["entrypoint"] != "tiny.retrain":
+            self.deploy(like_ours(project, interval=86400), project)
+
+    def all_completed(self, kind: str) -> bool:
+        """Whether runs that were started so are there, and no run of any kind is due or under way."""
+        runs = self.read("/flow_runs/filter")
+        kinds, states = {run["created_by"]["type"] for run in runs}, {run["state_type"] for run in runs}
+        return kind in kinds and states == {"COMPLETED"}
+
     def run(self, models: list[str]) -> str:
         """Ask for a run, and give its id."""
         deployment = self.deployments()["retrain/nightly"]["id"]
-        answer = self.client.post(
-            f"/deployments/{deployment}/create_flow_run",
-            json={"parameters": {"models": models}, "state": {"type": "SCHEDULED", "state_details": {}}},
-        )
-        assert answer.status_code in (200, 201), answer.text
-        return str(answer.json()["id"])
+        path = f"/deployments/{deployment}/create_flow_run"
+        return str(self.ask("POST", path, parameters={"models": models}, state={"type": "SCHEDULED"}).json()["id"])
 
     def state(self, run: str) -> tuple[str, str]:
         state = self.read(f"/flow_runs/{run}")["state"]
@@ -240,22 +250,14 @@ def test_all_that_prefect_yaml_says_is_deployed(place: Place, deployed: dict[str
     assert automations["ganlib: runs whose process is gone"]["trigger"]["within"] >= 5 * heartbeat
 
 
-@pytest.mark.timeout(90, func_only=True)
-def test_the_schedule_and_the_event_start_runs_in_whichever_clone_has_a_worker(
+@pytest.mark.timeout(300, func_only=True)
+def test_the_schedule_starts_runs_in_the_project_of_the_worker(
     place: Place, deployed: dict[str, Any], projects: tuple[Path, Path]
 ) -> None:
-    first, clone = projects
+    first, _ = projects
     (training,) = (queue["id"] for queue in place.queues() if queue["name"] == "training")
     place.change(f"/work_queues/{training}", concurrency_limit=2)
     automations = [one["name"] for one in place.read("/automations/filter")]
-
-    def all_completed(kind: str) -> bool:
-        """Whether runs that were started so are there, and no run of any kind is due or under way."""
-        runs = place.read("/flow_runs/filter")
-        return kind in {run["created_by"]["type"] for run in runs} and {run["state_type"] for run in runs} == {
-            "COMPLETED"
-        }
-
     with place.worker(first):
         place.deploy(like_ours(first, interval=20), first)
         deployment = place.deployments()["retrain/nightly"]
@@ -263,20 +265,28 @@ def test_the_schedule_and_the_event_start_runs_in_whichever_clone_has_a_worker(
         assert sorted(one["name"] for one in place.read("/automations/filter")) == sorted(automations)
         assert [queue["concurrency_limit"] for queue in place.queues() if queue["name"] == "training"] == [2]
         place.change(f"/work_queues/{training}", concurrency_limit=1)
-        until(place.notes, 60, place.said)
+        until(place.notes, 150, place.said)
         (schedule,) = deployment["schedules"]
         place.change(f"/deployments/{deployment['id']}/schedules/{schedule['id']}", active=False)
-        until(lambda: all_completed("SCHEDULE"), 60, place.said)
+        until(lambda: place.all_completed("SCHEDULE"), 150, place.said)
     assert {note["folder"] for note in place.notes()} == {str(first)}
+
+
+@pytest.mark.timeout(300, func_only=True)
+def test_the_event_starts_a_run_which_the_worker_of_a_fresh_clone_takes(
+    place: Place, deployed: dict[str, Any], projects: tuple[Path, Path]
+) -> None:
+    first, clone = projects
+    place.deploy_tiny(first)
     with place.worker(clone):
         event = ["event", "emit", "data.landed", "--resource-id", "ganlib.data"]
         command = [sys.executable, "-m", "prefect", *event]
         subprocess.run(command, env=place.environment, check=True, capture_output=True, timeout=60)
-        until(lambda: all_completed("AUTOMATION"), 90, place.said)
+        until(lambda: place.all_completed("AUTOMATION"), 150, place.said)
     assert place.notes()[-1]["folder"] == str(clone)
 
 
-@pytest.mark.timeout(90, func_only=True)
+@pytest.mark.timeout(300, func_only=True)
 def test_a_run_that_was_killed_with_its_worker_does_not_hold_up_the_queue(
     place: Place, deployed: dict[str, Any], projects: tuple[Path, Path]
 ) -> None:
@@ -286,14 +296,13 @@ def test_a_run_that_was_killed_with_its_worker_does_not_hold_up_the_queue(
     from flows.deployments import end_the_dead
 
     first, _ = projects
-    if place.deployments()["retrain/nightly"]["entrypoint"] != "tiny.retrain":
-        place.deploy(like_ours(first, interval=86400), first)
+    place.deploy_tiny(first)
     with temporary_settings({PREFECT_API_URL: str(place.client.base_url)}), get_client(sync_client=True) as client:
         end_the_dead(client, 10.0)
     before = len(place.notes())
     with place.worker(first) as worker:
         killed = place.run(["forever"])
-        until(lambda: len(place.notes()) > before, 60, place.said)
+        until(lambda: len(place.notes()) > before, 150, place.said)
         next_one = place.run(["flowers"])
         os.killpg(worker.pid, signal.SIGKILL)
         os.kill(place.notes()[-1]["process"], signal.SIGKILL)
@@ -301,14 +310,14 @@ def test_a_run_that_was_killed_with_its_worker_does_not_hold_up_the_queue(
         time.sleep(3.0)
         assert place.state(killed)[0] == "RUNNING"  # nobody could say otherwise
         assert place.state(next_one)[0] == "SCHEDULED"
-        until(lambda: place.state(killed)[0] == "CRASHED", 40, lambda: place.state(killed))
-        until(lambda: place.state(next_one)[0] == "COMPLETED", 60, place.said)
+        until(lambda: place.state(killed)[0] == "CRASHED", 120, lambda: place.state(killed))
+        until(lambda: place.state(next_one)[0] == "COMPLETED", 150, place.said)
     assert place.state(killed)[1].startswith("no sign of life for 10 s: its process is gone; run it again")
     assert place.state(next_one)[0] == "COMPLETED"
 
 
 def test_a_worker_without_a_project_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.deployments import enter_project
+    from flows.machine import enter_project
     from ganlib.problems import Refused
 
     monkeypatch.chdir(tmp_path)

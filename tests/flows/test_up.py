@@ -57,7 +57,7 @@ class Up:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def until(self, said: str, seconds: float = 80.0) -> str:
+    def until(self, said: str, seconds: float = 200.0) -> str:
         """Wait for a line with some words."""
         end = time.monotonic() + seconds
         while not (found := [line for line in list(self.lines) if said in line]):
@@ -114,7 +114,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
             one.end()
 
 
-@pytest.mark.timeout(90, func_only=True)
+@pytest.mark.timeout(300, func_only=True)
 def test_all_starts_from_nothing_serves_the_first_package_and_ends_when_one_dies(
     project: Path, start: Callable[..., Up], running: Callable[[int], bool], eventually: Callable[..., bool]
 ) -> None:
