@@ -25,8 +25,8 @@ class ImagesRequest(Message):
     )
     model: str | None = Field(
         None,
-        description="`NAME` for its newest version, or `NAME@VERSION`, as /v1/models lists them; may be left out where "
-        "one model is served",
+        description="`NAME` for its current version, or `NAME@VERSION`, as /v1/models lists them; may be left out "
+        "where one model is served",
         examples=["flowers"],
     )
     n: int | None = Field(None, ge=1, description="how many images, 1 if left out; image i has the seed `seed + i`")
@@ -98,12 +98,12 @@ class ImageSize(BaseModel):
 class ModelEntry(BaseModel):
     """A model that is served."""
 
-    id: str = Field(description="NAME, which answers with the newest version, or NAME@VERSION")
+    id: str = Field(description="NAME, which answers with the current version, or NAME@VERSION")
     object: Literal["model"]
     created: int = Field(description="when its package was written, in seconds since 1970; 0 where that is gone by now")
     owned_by: Literal["ganlib"]
     version: str
-    latest: bool = Field(description="whether it is the newest version")
+    current: bool = Field(description="whether it is the version that NAME answers with")
     condition: Literal["none", "class", "text"] = Field(description="what its prompt is")
     classes: list[str] = Field(description="the prompts of a class model")
     image_size: ImageSize
@@ -117,7 +117,7 @@ class ModelEntry(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The models that are served, by name, each with its newest version first."""
+    """The models that are served, by name, each with its current version first, then the newest."""
 
     object: Literal["list"]
     data: list[ModelEntry]

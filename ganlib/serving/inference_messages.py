@@ -124,7 +124,7 @@ class ModelMetadata(BaseModel):
     """A model: the tensors of its graph, as Triton lists them from the folder of `ganlib serve --triton-repository`."""
 
     name: str
-    versions: list[str] = Field(description="those that are loaded, the newest first")
+    versions: list[str] = Field(description="those that are loaded: the current one first, then the newest")
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]

@@ -369,11 +369,18 @@ class Models:
             return Entry(*key, "UNAVAILABLE", "unloaded")
         if tried is not None and tried.stamp == offer.stamp:
             return Entry(*key, "UNAVAILABLE" if tried.final else "LOADING", tried.reason)
-        if len(self._served.get(offer.name, {})) >= self._keep:
+        if self._is_past(offer):
             return Entry(*key, "UNAVAILABLE", f"older than the newest {self._keep}")
         if not offer.current and (first := self._tried.get((offer.name, self._current(offer.name)))) and first.final:
             return Entry(*key, "UNAVAILABLE", f"is not loaded before the current version: {first.reason}")
         return Entry(*key, "LOADING", "being loaded")
+
+    def _is_past(self, offer: Offer) -> bool:
+        """Whether as many versions as are kept are served, and come before this one."""
+        served = self._served.get(offer.name, {})
+        first = {self._current(offer.name)}
+        older = all(int(offer.version) < int(version) for version in served.keys() - first)
+        return len(served) >= self._keep and not offer.current and older
 
     def _current(self, name: str) -> str:
         """The version of a model that its source calls current; empty where it calls none so."""

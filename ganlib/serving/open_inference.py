@@ -59,7 +59,7 @@ async def ready(request: Request) -> Ready:
 
 @router.get("/v2/models/{model}", summary="A model's tensors")
 async def metadata(request: Request, model: ModelName) -> ModelMetadata:
-    """Those of the newest version's graph, as Triton lists them.
+    """Those of the current version's graph, as Triton lists them.
 
     In place of `z` a request may send `seed` (INT64, one an image) and with it `truncation` (FP32, above 0, up to 1);
     in place of `class` the BYTES tensor `class_name`; in place of `text` the BYTES tensor `prompt`. They are this

@@ -97,7 +97,7 @@ _INFER: dict[str, Any] = {
 
 @router.post("/v2/models/{model}/infer", summary="Images of a model", **_INFER)
 async def infer(request: Request, model: ModelName) -> Response:
-    """From tensors in JSON, or as bytes behind it; of the newest version."""
+    """From tensors in JSON, or as bytes behind it; of the current version."""
     return await _infer(request, model, None)
 
 

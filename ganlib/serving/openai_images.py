@@ -93,10 +93,10 @@ async def models(request: HttpRequest) -> ModelList:
     """Every model by its name, and each of its loaded versions as NAME@VERSION."""
     data: list[ModelEntry] = []
     for served in _models(request).served():
-        latest = not any(entry.id == served.name for entry in data)
+        current = not any(entry.id == served.name for entry in data)
         largest: int = request.app.state.settings.largest_count
-        names = [served.name] if latest else []
-        data += [_entry(name, served, latest, largest) for name in (*names, f"{served.name}@{served.version}")]
+        names = [served.name] if current else []
+        data += [_entry(name, served, current, largest) for name in (*names, f"{served.name}@{served.version}")]
     return ModelList(object="list", data=data)
 
 
@@ -201,7 +201,7 @@ def _answer(
     return pydantic_core.to_json(answer)
 
 
-def _entry(name: str, served: Served, latest: bool, largest_count: int) -> ModelEntry:
+def _entry(name: str, served: Served, current: bool, largest_count: int) -> ModelEntry:
     card, generator = served.card, served.generator
     try:
         created = int((generator.package.folder / CARD).stat().st_mtime)
@@ -213,7 +213,7 @@ def _entry(name: str, served: Served, latest: bool, largest_count: int) -> Model
         created=created,
         owned_by="ganlib",
         version=served.version,
-        latest=latest,
+        current=current,
         condition=card.condition.kind,
         classes=list(card.classes),
         image_size=ImageSize(width=card.size, height=card.size, channels=card.channels),

@@ -79,7 +79,11 @@ class ServeProcess:
         ]
         for reader in self._readers:
             reader.start()
-        self.address = self.line("listening on ").removeprefix("listening on ")
+        try:
+            self.address = self.line("listening on ").removeprefix("listening on ")
+        except BaseException:
+            self.stop()
+            raise
 
     def line(self, start: str) -> str:
         """Wait for the next line on standard output that starts so."""

@@ -344,6 +344,26 @@ def test_a_broken_version_says_why_once_and_the_old_one_serves_on(tmp_path: Path
     run(test())
 
 
+def test_a_version_that_has_just_come_is_loading_and_those_before_it_are_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        opened, go_on = Runtime.open, threading.Event()
+        for version in ("1", "2", "3"):
+            build_package(tmp_path / "flowers" / version, "none", seed=int(version))
+        async with looking(Repository(tmp_path)) as models:
+            await until(lambda: models.ready)
+            monkeypatch.setattr(Runtime, "open", lambda *given: go_on.wait(PATIENCE) and opened(*given))
+            build_package(tmp_path / "new", "none", seed=4).rename(tmp_path / "flowers" / "4")
+            await until(lambda: models.index()[0].version == "4")
+            states = [(entry.version, entry.state) for entry in models.index()]
+            assert states == [("4", "LOADING"), ("3", "READY"), ("2", "READY"), ("1", "UNAVAILABLE")]
+            go_on.set()
+            await until(lambda: versions(models) == ["flowers@4", "flowers@3"])
+
+    run(test())
+
+
 def test_a_start_with_a_broken_version_serves_what_is_whole(tmp_path: Path) -> None:
     async def test() -> None:
         build_package(tmp_path / "whole" / "1", "none")

@@ -175,7 +175,7 @@ def test_models_are_listed_by_name_and_by_version(client: openai.OpenAI, package
             "object": "model",
             "owned_by": "ganlib",
             "version": "1",
-            "latest": True,
+            "current": True,
             "condition": kind,
             "classes": list(CLASSES) if kind == "class" else [],
             "image_size": {"width": 8, "height": 8, "channels": 1 if kind == "none" else 3},

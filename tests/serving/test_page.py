@@ -191,7 +191,7 @@ def test_a_prompt_gives_images_and_files_that_say_how_they_were_made(
     page = visit.open()
     page.get_by_label("Model").select_option("tiny-text")
     expect(page.get_by_label("Version")).to_have_value("2")
-    expect(page.get_by_label("Version").locator("option").first).to_have_text("2 (latest)")
+    expect(page.get_by_label("Version").locator("option").first).to_have_text("2 (current)")
     page.get_by_label("Prompt", exact=True).fill("a zorp rose")
     page.get_by_label("Seed", exact=True).fill("7")
     page.get_by_label("Truncation", exact=True).fill("0.5")

@@ -362,7 +362,7 @@ def test_a_promotion_and_a_rollback_under_load_lose_no_request(
         bodies = [body for _, body, _ in crowd.answers if body["model"] == f"tiny@{version}"]
         check_images(cache / "tiny" / f"v{version}.0.0", bodies[:5] + bodies[-5:])
     entries = httpx.get(f"{server.address}/v1/models").json()["data"]
-    assert [(entry["id"], entry["latest"]) for entry in entries] == [("tiny", True), ("tiny@2", True)]
+    assert [(entry["id"], entry["current"]) for entry in entries] == [("tiny", True), ("tiny@2", True)]
 
 
 def check_images(folder: Path, bodies: list[dict[str, Any]]) -> None:

@@ -62,12 +62,12 @@ export async function ready(signal) {
   return response.ok;
 }
 
-/** The loaded versions of each model, newest first, by the model's name. */
+/** The loaded versions of each model, the current one first, then the newest, by the model's name. */
 export async function models(signal) {
   const byName = new Map();
   for (const entry of (await call("v1/models", signal)).data) {
     const name = entry.id.slice(0, -`@${entry.version}`.length);
-    if (entry.id !== `${name}@${entry.version}`) continue; // the latest, under its short name
+    if (entry.id !== `${name}@${entry.version}`) continue; // the current one, under its short name
     byName.set(name, [...(byName.get(name) ?? []), { ...entry, name }]);
   }
   return byName;

@@ -113,8 +113,8 @@ function options(select, pairs) {
 
 function offerVersions(version) {
   const versions = catalogue.get(at("model").value);
-  options(at("version"), versions.map((each) => [each.version, each.version + (each.latest ? " (latest)" : "")]));
-  const kept = versions.find((each) => each.version === version) ?? versions.find((each) => each.latest) ?? versions[0];
+  options(at("version"), versions.map((each) => [each.version, each.version + (each.current ? " (current)" : "")]));
+  const kept = versions.find((each) => each.version === version) ?? versions.find((each) => each.current) ?? versions[0];
   at("version").value = kept.version;
   follow();
 }
