@@ -201,6 +201,22 @@ def generate(
 
 
 @app.command()
+def card(
+    package: Package,
+    registry: RegistryOption = None,
+    cache: CacheOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="card.json as it is, for programs")] = False,
+) -> None:
+    """What a package is: lineage, parameters, scores and files, as Markdown; every byte is checked, needs no torch."""
+    from ganlib.inference.model_card import markdown
+    from ganlib.inference.package import CARD, open_package
+    from ganlib.inference.references import package_of
+
+    folder = package_of(package, registry, cache)
+    say((open_package(folder).folder / CARD).read_text("utf-8").rstrip() if as_json else markdown(folder))
+
+
+@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """What this machine can do: versions, devices that really work, extras, memory; exit code 1 where it cannot run."""
     from ganlib.inference.doctor import examine

@@ -100,6 +100,15 @@ class Latency(_Description):
     milliseconds: dict[str, float] = Field(description="by precision and batch size, for example float32/1")
 
 
+class Parent(_Description):
+    """The trained model whose networks a training began with."""
+
+    folder: str = Field(description="its folder, as params.yaml names it in `start_from`")
+    sha256: str = Field(description="of its state.safetensors")
+    name: str | None = Field(default=None, description="its name, where its card.json lies beside")
+    commit: str | None = Field(default=None, description="the commit that trained it, of the same card")
+
+
 class ModelCard(_Description):
     """A trained generator: what goes in, what comes out, where it is from and how good it is."""
 
@@ -116,6 +125,7 @@ class ModelCard(_Description):
     best: dict[str, float] = Field(default={}, description="where the best weights were kept: the metric, and the step")
     parameters: dict[str, Any] = Field(description="the resolved section of params.yaml that trained it")
     data: dict[str, str] = Field(description="sha256 of the prepared dataset's and the embedded captions' files")
+    parent: Parent | None = Field(default=None, description="what the training began with; None where it began anew")
     environment: dict[str, str] = Field(default={}, description="versions of Python and packages, and the device")
     commit: str | None = Field(default=None, description="the commit that trained it, -dirty where files had changed")
     licence: str | None = Field(default=None, description="licence of the model, as the project states it")

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ganlib.card import DatasetSpec, ModelCard
+from ganlib.card import DatasetSpec, ModelCard, Parent
 from ganlib.config import Train, resume_key
 from ganlib.files import sha256_of, whole_folder
 from ganlib.models import build, data_hashes, sampler
@@ -82,7 +82,8 @@ def _train(project: Project, name: str, config: Train, together: Ranks, report: 
     data = data_hashes(project, with_captions=family.condition.kind == "text")
     runs = project.folder / ".checkpoints" / name
     with _alone(name, runs, together):
-        run = runs / _run_key(project, config, family, data, together)
+        parent = _parent(project, config) if together.first else None
+        run = runs / _run_key(project, config, family, data, parent, together)
         if together.first:
             run.mkdir(parents=True, exist_ok=True)
         split = load_split(project.prepared, project.embedded, "train")
@@ -99,7 +100,7 @@ def _train(project: Project, name: str, config: Train, together: Ranks, report: 
         with _stopped_by_sigterm(engine):
             engine.train()
         if together.first:
-            _write_model(project, name, engine, split.spec, data, rows)
+            _write_model(project, name, engine, split.spec, data, parent, rows)
             shutil.rmtree(run)
         together.wait()
 
@@ -124,9 +125,26 @@ def _alone(name: str, runs: Path, together: Ranks) -> Iterator[None]:
         lock.release()
 
 
-def _run_key(project: Project, config: Train, family: Family, data: dict[str, str], together: Ranks) -> str:
-    """The name of all that decides a run's weights: parameters, data, code, and the weights that it starts from, which
-    the first process alone needs to have.
+def _parent(project: Project, config: Train) -> Parent | None:
+    """What the training begins with; None where it begins anew.
+
+    Raises:
+        Refused: where that has no networks, or a card that cannot be read.
+    """
+    if config.start_from is None:
+        return None
+    file = _state_file(project, config.start_from)
+    beside = file.with_name("card.json")
+    card = ModelCard.load(beside) if beside.is_file() else None
+    of = {} if card is None else {"name": card.name, "commit": card.commit}
+    return Parent(folder=config.start_from, sha256=sha256_of(file), **of)
+
+
+def _run_key(
+    project: Project, config: Train, family: Family, data: dict[str, str], parent: Parent | None, together: Ranks
+) -> str:
+    """The name of all that decides a run's weights: parameters, data, code, and the weights of the parent, which the
+    first process alone needs to have.
 
     Raises:
         Refused: where this process has not what the first one has.
@@ -136,7 +154,7 @@ def _run_key(project: Project, config: Train, family: Family, data: dict[str, st
     code = checkpoint.code_hash(Path(__file__).parent, *CODE)
     parts = {"parameters": resume_key(config, len(family.curriculum()) > 1), "data": data, "code": code}
     if config.start_from is not None:
-        parts["start"] = together.share(sha256_of(_state_file(project, config.start_from)) if together.first else None)
+        parts["start"] = together.share(parent.sha256 if parent is not None else None)
     key = checkpoint.run_key(parts)
     if together.share(key) != key:
         raise Refused(
@@ -210,7 +228,13 @@ def _samples(project: Project, family: Family) -> tuple[Samples, list[str]]:
 
 
 def _write_model(
-    project: Project, name: str, engine: Engine, spec: DatasetSpec, data: dict[str, str], rows: list[str]
+    project: Project,
+    name: str,
+    engine: Engine,
+    spec: DatasetSpec,
+    data: dict[str, str],
+    parent: Parent | None,
+    rows: list[str],
 ) -> None:
     """The result of a training, models/NAME: written whole beside the checkpoints, then moved file by file."""
     from safetensors.torch import save_file
@@ -229,6 +253,7 @@ def _write_model(
         best={} if config.best is None else {config.best.metric: engine.best.value, "step": engine.best.step},
         parameters=config.model_dump(mode="json"),
         data=data,
+        parent=parent,
         environment=_environment() | {"hardware": engine.hardware},
         commit=_commit(project.folder),
     )

@@ -488,6 +488,8 @@ def test_two_machines_without_a_shared_disk_train_what_one_does(project: Path, w
     cards = [json.loads((folder / "models/tiny/card.json").read_text()) for folder in (whole, alone)]
     assert cards[0]["best"] == pytest.approx(cards[1]["best"], rel=1e-3)
     assert cards[0]["environment"]["hardware"] == "cpu and 1 more in float32"
+    assert cards[0]["parent"] == cards[1]["parent"]
+    assert (cards[0]["parent"]["folder"], cards[0]["parent"]["name"]) == ("models/first", "first")
     assert files(whole / "models") == files(alone / "models")
 
 

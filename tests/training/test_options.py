@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ganlib import stages
-from ganlib.card import ModelCard
+from ganlib.card import ModelCard, Parent
 from ganlib.config import Schedule
 from ganlib.data.store import Batch
 from ganlib.families.base import Chapter, Family, Phase
@@ -228,6 +229,15 @@ def test_a_warm_start_begins_with_the_networks_of_another_run(tmp_path: Path) ->
     for name, value in champion.items():
         if value.is_floating_point() and "running" not in name and not name.startswith("average"):
             assert torch.allclose(warm[name], value, atol=1e-9), name
+    first = ModelCard.load(tmp_path / "models" / "champion" / "card.json")
+    parent = ModelCard.load(tmp_path / "models" / "tiny" / "card.json").parent
+    digest = hashlib.sha256((tmp_path / "models" / "champion" / "state.safetensors").read_bytes()).hexdigest()
+    assert first.parent is None
+    assert parent == Parent(folder="models/champion", sha256=digest, name="tiny", commit=first.commit)
+    (tmp_path / "models" / "champion" / "card.json").unlink()
+    stages.train(project, "tiny", lambda line: None)
+    parent = ModelCard.load(tmp_path / "models" / "tiny" / "card.json").parent
+    assert parent == Parent(folder="models/champion", sha256=digest)
     with pytest.raises(Refused, match=r"start_from: .*state\.safetensors: found the shape .* take a model of the same"):
         wider = tiny_project(tmp_path, steps=2, start_from="models/champion", network={"width": 8})
         stages.train(wider, "tiny", lambda line: None)
