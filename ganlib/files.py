@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MANIFEST = "SHA256SUMS"
+"""A folder that has this file, with a line for every other file as `sha256sum` writes it, is a whole delivery."""
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path` by temporary file, fsync and rename; the folder is made where it is missing."""

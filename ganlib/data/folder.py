@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from ganlib.data.archive import Folder, open_archive
 from ganlib.data.metadata import NAMES, SPLITS, Row, read_metadata
 from ganlib.data.source import Content, Item, Refusal, Unusable
+from ganlib.files import MANIFEST
 from ganlib.problems import Refused
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
@@ -25,6 +26,7 @@ class ImageFolder:
       or `text`, `label` and `split` where they are known. There may be one in `train/` and one in `test/`.
 
     Folders around the whole, as archives have them, are not classes: so there are none where there is one folder only.
+    Where there are deliveries, folders with a file SHA256SUMS, they are taken together: `DELIVERY/CLASS/anything.jpg`.
     The ids are the files' names as they are stored.
 
     Args:
@@ -32,7 +34,7 @@ class ImageFolder:
         max_bytes: a file that is longer is not read.
 
     Raises:
-        Refused: where there is neither, or a table cannot be read.
+        Refused: where there is neither, a table cannot be read, or files lie beside deliveries.
         Failed: where an archive is damaged.
     """
 
@@ -83,10 +85,11 @@ class ImageFolder:
 
 def _from_folders(names: Sequence[str], path: Path) -> list[Item]:
     """Items from `[SPLIT/][CLASS/...]FILE`. In class folders every file counts, beside them those named as images."""
-    depth, names = _below_common_folders(names)
-    parts = {name: PurePosixPath(name).parts[depth:] for name in names}
+    stored = _below_deliveries(names, path)
+    depth, names = _below_common_folders(list(stored))
+    parts = {name: PurePosixPath(below).parts[depth:] for below in names for name in stored[below]}
     own = all(len(part) > 1 and part[0].lower() in SPLITS for part in parts.values())
-    if not names:
+    if not parts:
         raise Refused(f"{path}: no images: neither class folders with files, nor {', '.join(NAMES)}, nor image files")
     return [
         Item(
@@ -97,6 +100,22 @@ def _from_folders(names: Sequence[str], path: Path) -> list[Item]:
         )
         for name, part in parts.items()
     ]
+
+
+def _below_deliveries(names: Sequence[str], path: Path) -> dict[str, list[str]]:
+    """The files by what they are called below their delivery; by their names where there are no deliveries."""
+    deliveries = [name.removesuffix(MANIFEST) for name in names if PurePosixPath(name).name == MANIFEST]
+    stored: dict[str, list[str]] = {}
+    for name in names:
+        around = next((delivery for delivery in deliveries if name.startswith(delivery)), None)
+        if around is None and deliveries and ("/" in name or name.lower().endswith(_SUFFIXES)):
+            raise Refused(
+                f"{path}: found {name} beside the delivery {deliveries[0]}, which its {MANIFEST} makes one; put it "
+                f"into a folder with a {MANIFEST} of its own"
+            )
+        if PurePosixPath(name).name != MANIFEST:
+            stored.setdefault(name.removeprefix(around or ""), []).append(name)
+    return stored
 
 
 def _below_common_folders(names: Sequence[str]) -> tuple[int, list[str]]:

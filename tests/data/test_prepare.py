@@ -96,6 +96,27 @@ def test_class_folders_are_the_same_in_a_folder_a_zip_and_a_tar(
     assert list(rows["split"]) == ["train"] * spec.counts["train"] + ["test"] * spec.counts["test"]
 
 
+def test_deliveries_are_taken_together(
+    folder: Callable[[Files], Path], pictures: Files, tmp_path: Path, ingest: Ingest
+) -> None:
+    """One that has files of one class alone too, and with what DVC lays beside them."""
+    names = sorted(pictures)  # cats first
+    deliveries = {"monday": names[:2], "tuesday": names[2:]}
+    files = {f"{day}/{name}": pictures[name] for day, those in deliveries.items() for name in those}
+    files |= {f"{day}/SHA256SUMS": b"sums" for day in deliveries}
+    place = folder(files | {"monday.dvc": b"outs", ".gitignore": b"/monday"})
+    spec = ingest()
+    assert (spec.classes, spec.refused, sum(spec.counts.values())) == (("cat", "dog"), {}, 12)
+    assert set(table(tmp_path / "prepared")["id"]) == {name for name in files if not name.endswith("SHA256SUMS")}
+
+    (place / "first" / "cat").mkdir(parents=True)
+    (place / "first" / "cat" / "1.png").write_bytes(pictures[names[0]])
+    with pytest.raises(
+        Refused, match=r"found first/cat/1\.png beside the delivery monday/, which its SHA256SUMS makes"
+    ):
+        ingest()
+
+
 def test_a_table_is_the_same_in_a_folder_a_zip_and_a_tar(
     container: Callable[[Files], Path], pictures: Files, tmp_path: Path, ingest: Ingest
 ) -> None:
