@@ -18,8 +18,7 @@ from flows.pipeline import SETTINGS
 from flows.retraining import judge
 from flows.retraining.ended import skipped
 from flows.retraining.look import Findings, look
-from flows.retraining.settings import Settings, chosen_models, open_settings
-from flows.worktree import worktree
+from flows.retraining.settings import Settings, chosen_models, open_settings, open_worktree
 from ganlib.problems import Failed, Refused
 
 
@@ -89,7 +88,7 @@ def _show(project: Path, settings: Settings, model: str) -> None:
 
 def _look(project: Path, settings: Settings, model: str) -> tuple[Findings, str | None]:
     """What there is to do, and whether it was refused before."""
-    with worktree(project, model, settings.remote, settings.branch, settings.dvc_remote) as tree:
+    with open_worktree(project, settings, model) as tree:
         found = look(tree, settings, lambda line: None)
         return found, judge.refused_before(tree, settings, found, trained=False)
 

@@ -42,6 +42,7 @@ class Worktree:
         project: the project's folder in it.
         remote, branch: of git, where commits come from and go to.
         dvc_remote: of DVC; None stands for its default.
+        checkpoints: folder of them.
     """
 
     model: str
@@ -52,7 +53,8 @@ class Worktree:
     project: Path
     remote: str
     branch: str
-    dvc_remote: str | None = None
+    dvc_remote: str | None
+    checkpoints: Path
 
     def git(self, *arguments: str) -> str:
         """Run git in the worktree's project, without hooks.
@@ -86,6 +88,15 @@ class Worktree:
         self._configure_dvc()
         self._keep_checkpoints()
         return head
+
+    def get(self, path: str, commit: str, out: Path) -> None:
+        """Bring a file or folder of the project, as a commit has it, from the DVC cache or remote.
+
+        Raises:
+            CommandFailed: where neither has it.
+        """
+        below = (self.project / path).relative_to(self.root).as_posix()
+        dvc("get", "--quiet", "--rev", commit, "--out", str(out), str(self.root), below, folder=self.state)
 
     @property
     def _references(self) -> str:
@@ -135,15 +146,21 @@ class Worktree:
         place.chmod(0o600)  # it may have passwords of a remote
 
     def _keep_checkpoints(self) -> None:
-        kept, place = self.state / "checkpoints", self.project / CHECKPOINTS
-        kept.mkdir(exist_ok=True)
-        if not place.is_symlink():
-            place.symlink_to(kept, target_is_directory=True)
+        place = self.project / CHECKPOINTS
+        self.checkpoints.mkdir(exist_ok=True)
+        if not place.is_symlink() or place.readlink() != self.checkpoints:
+            place.unlink(missing_ok=True)
+            place.symlink_to(self.checkpoints, target_is_directory=True)
 
 
 @contextlib.contextmanager
 def worktree(
-    project: Path, model: str, remote: str = "origin", branch: str = "main", dvc_remote: str | None = None
+    project: Path,
+    model: str,
+    remote: str = "origin",
+    branch: str = "main",
+    dvc_remote: str | None = None,
+    checkpoints: str | None = None,
 ) -> Iterator[Worktree]:
     """The worktree of a model's retraining, while no other run uses it. `refresh` brings it to life.
 
@@ -152,10 +169,11 @@ def worktree(
         model: its name in params.yaml.
         remote, branch: of git.
         dvc_remote: of DVC; None stands for its default.
+        checkpoints: a folder that machines share, relative to the project's; None keeps them here.
 
     Raises:
         Refused: where the folder is in no git repository, or not in one with DVC, or the git remote is unknown.
-        Failed: where another run holds it.
+        Failed: where another run holds it, or the shared folder is not there.
     """
     project = project.resolve()
     artifact = artifact_name(project, model)
@@ -170,6 +188,14 @@ def worktree(
     state = common / "ganlib" / "retrain" / written(artifact).replace("/", "+")
     state.mkdir(parents=True, exist_ok=True)
     root = state / "worktree"
+    kept = state / CHECKPOINTS.removeprefix(".")
+    if checkpoints is not None:
+        shared = (project / Path(checkpoints).expanduser()).resolve()
+        if not shared.is_dir():
+            raise Failed(
+                f"checkpoints: {shared} is no folder; nothing was started: mount or make it and run this again"
+            )
+        kept = shared / state.name
     lock = FileLock(state / "lock")
     try:
         lock.acquire(timeout=0)
@@ -181,7 +207,7 @@ def worktree(
     try:
         write_whole(state / "holder", str(os.getpid()).encode())
         place = root / project.relative_to(top)
-        yield Worktree(model, artifact, project, state, root, place, remote, branch, dvc_remote)
+        yield Worktree(model, artifact, project, state, root, place, remote, branch, dvc_remote, kept)
     finally:
         lock.release()
 
@@ -201,5 +227,6 @@ def dvc_folder(project: Path) -> Path:
 
 
 def _quoted(value: str) -> str:
-    quote = "'" if '"' in value else '"'
+    """A value as DVC's settings are read: in quotes of a kind that it does not have."""
+    quote = next((quote for quote in ('"', "'") if quote not in value), "'''")
     return f"{quote}{value}{quote}"

@@ -21,11 +21,10 @@ import yaml
 from flows.command import CommandFailed, Report, dvc
 from flows.retraining.settings import Settings
 from flows.worktree import Worktree
-from ganlib.files import sha256_of, whole_folder, write_whole
+from ganlib.files import MANIFEST, sha256_of, whole_folder, write_whole
 from ganlib.inference.registry import GitFailed
 from ganlib.problems import Failed, Refused
 
-MANIFEST = "SHA256SUMS"
 RAW = "data/raw"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -99,7 +98,7 @@ def _deliveries(tree: Worktree, settings: Settings, report: Report) -> Arrivals:
     """Folders of the watched one that are not in data/raw yet."""
     if settings.watch is None:
         return Arrivals()
-    watched = tree.origin / Path(settings.watch).expanduser()
+    watched = (tree.origin / Path(settings.watch).expanduser()).resolve()
     if not watched.is_dir():
         raise Failed(f"watch: {watched} is no folder; nothing was started: mount or make it and run this again")
     files, lines, waiting = list[str](), list[str](), list[str]()

@@ -43,7 +43,8 @@ def failed(model: str, error: Refused | Failed | OSError) -> Ended:
     if isinstance(error, StageFailed):
         said = [line for line in error.tail if not line.startswith("ERROR: failed to ")]
         ours = [line.removeprefix("ganlib: ") for line in said if line.startswith("ganlib: ")]
-        why = "; ".join([str(error), *(ours or said)[-1:], "prod is as it was: see to it and run this again"])
+        reason = [line for line in (ours or said)[-1:] if not str(error).endswith(line)]
+        why = "; ".join([str(error), *reason, "prod is as it was: see to it and run this again"])
         return Ended(model, "failed", why, 2 if error.code == 2 else 1)
     if isinstance(error, CommandFailed | GitFailed):
         return Ended(model, "failed", f"{error}; prod is as it was: see to it and run this again", 1)

@@ -25,9 +25,10 @@ from flows.graph import run_stage
 from flows.retraining import judge, look, release, warm
 from flows.retraining.ended import Ended, failed, skipped
 from flows.retraining.look import Findings
-from flows.retraining.settings import Settings, chosen_models, open_settings
-from flows.worktree import Worktree, worktree
+from flows.retraining.settings import Settings, chosen_models, open_settings, open_worktree
+from flows.worktree import Worktree
 from ganlib.card import DatasetSpec
+from ganlib.inference.model_card import markdown
 from ganlib.problems import Failed, Refused
 
 ATTEMPTS = 3  # where others push to the branch or promote meanwhile
@@ -120,8 +121,12 @@ def retrain(models: list[str] | None = None, project: Path = Path(), force: bool
     Returns:
         a state with an `Ended` for each model: Skipped, Promoted, Refused, or failed.
     """
-    settings = open_settings(project)
-    ended = [_retrain(model, project, settings, force) for model in chosen_models(project, settings, models or ())]
+    try:
+        settings = open_settings(project)
+        chosen = chosen_models(project, settings, models or ())
+    except Refused as error:
+        return states.Failed(message=str(error), data=error)
+    ended = [_retrain(model, project, settings, force) for model in chosen]
     message = "; ".join(map(str, ended))
     if any(one.how == "failed" for one in ended):
         return states.Failed(message=message, data=ended)
@@ -133,7 +138,7 @@ def retrain(models: list[str] | None = None, project: Path = Path(), force: bool
 
 def _retrain(model: str, project: Path, settings: Settings, force: bool) -> Ended:
     try:
-        with worktree(project, model, settings.remote, settings.branch, settings.dvc_remote) as tree:
+        with open_worktree(project, settings, model) as tree:
             ended = _in_tree(tree, settings, force)
     except (Refused, Failed, OSError) as error:
         ended = failed(model, error)
@@ -175,6 +180,7 @@ def _challenge(tree: Worktree, settings: Settings, found: Findings, force: bool)
     push_data(tree, found, made)
     push_commit(tree, found, made)
     version = promote(tree, found, made)
+    _publish_card(tree, made, version)
     return Ended(tree.model, "promoted", f"{version} is prod: {verdict.reasons[0]}")
 
 
@@ -207,6 +213,12 @@ def _publish_decision(tree: Worktree, found: Findings, verdict: gate.Verdict) ->
     against = f"{found.champion.version} ({found.champion.commit[:12]})" if found.champion else "none yet"
     lines = [f"# {tree.model}", f"Built upon {found.head[:12]}; champion: {against}.", "", verdict.markdown()]
     create_markdown_artifact("\n".join(lines), key=_key(tree.model, "decision"), description="champion or challenger")
+
+
+def _publish_card(tree: Worktree, made: str, version: str) -> None:
+    card = markdown(tree.project / "models" / tree.model / "package")
+    lines = [f"{tree.artifact}@{version}, commit {made[:12]}", "", card]
+    create_markdown_artifact("\n".join(lines), key=_key(tree.model, "card"), description="what was promoted")
 
 
 def _key(*parts: str) -> str:

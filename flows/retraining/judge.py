@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from flows import gate
-from flows.command import CommandFailed, Report, dvc, run
+from flows.command import CommandFailed, Report, run
 from flows.retraining.look import Findings, package_at, settings_key
 from flows.retraining.settings import Settings
 from flows.worktree import Worktree
 from ganlib.files import whole_folder, write_whole
 from ganlib.inference.package import open_package
-from ganlib.inference.registry import place
 from ganlib.inference.tags import Release
 from ganlib.problems import Failed, Refused
 from ganlib.score import Score
@@ -46,8 +45,7 @@ def champion_package(tree: Worktree, champion: Release) -> Path:
     try:
         with whole_folder(folder) as temporary:
             got = temporary / "got"
-            get = ("get", "--quiet", "--rev", champion.commit, "--out", str(got), str(tree.root), place(tree.artifact))
-            dvc(*get, folder=tree.state)
+            tree.get(path, champion.commit, got)
             for file in list(got.iterdir()):
                 file.rename(temporary / file.name)
             got.rmdir()
@@ -122,9 +120,9 @@ def remember(tree: Worktree, settings: Settings, found: Findings, verdict: gate.
 def forget_champions(tree: Worktree, kept: Release | None) -> None:
     """Remove packages of champions of the past."""
     folder = tree.state / "champions"
-    for place_ in folder.iterdir() if folder.is_dir() else ():
-        if kept is None or place_.name != kept.version:
-            shutil.rmtree(place_)
+    for package in folder.iterdir() if folder.is_dir() else ():
+        if kept is None or package.name != kept.version:
+            shutil.rmtree(package)
 
 
 def _judged(tree: Worktree, settings: Settings, found: Findings) -> str:

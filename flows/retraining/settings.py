@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
 from pydantic import Field, ValidationError
 
 from flows.gate import Rules
+from flows.worktree import Worktree, worktree
 from ganlib.config import Section
 from ganlib.problems import Refused, first_problem
 
@@ -31,6 +33,10 @@ class Settings(Section):
     )
     manifest_needed: bool = Field(
         True, description="an imported folder without SHA256SUMS is taken for half an upload, and waits"
+    )
+    checkpoints: str | None = Field(
+        None,
+        description="a folder that machines share, so that a training goes on elsewhere; none means this machine's",
     )
     min_free_disk: float = Field(2.0, ge=0, description="GB that have to be free before anything starts")
     score: str = Field("python -m ganlib score", description="the command that scores a package on the frozen set")
@@ -73,6 +79,13 @@ def chosen_models(project: Path, settings: Settings, asked: Sequence[str] = ()) 
                 f"{project / FILE}: gate: {name} is missing; say by `{name}: {{floor: VALUE}}` what is good enough"
             )
     return chosen
+
+
+def open_worktree(project: Path, settings: Settings, model: str) -> AbstractContextManager[Worktree]:
+    """The worktree of a model's retraining, as the settings have it; see `flows.worktree.worktree`."""
+    return worktree(
+        project, model, settings.remote, settings.branch, settings.dvc_remote, checkpoints=settings.checkpoints
+    )
 
 
 def _mapping(file: Path) -> dict[str, object]:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.command import CommandFailed, Report, dvc
+from flows.command import CommandFailed, Report
 from flows.retraining.look import Findings, hashes
 from flows.worktree import Worktree
 from ganlib.files import whole_file, write_whole
-from ganlib.inference.registry import place
 from ganlib.inference.tags import Release
 from ganlib.problems import Failed
 
@@ -48,7 +47,7 @@ def set_start(tree: Worktree, found: Findings, warm: bool, report: Report) -> st
         )
     folder = f"{FOLDER}{tree.model}-{found.champion.version}-{held[:12]}"
     if not (tree.project / folder / STATE).is_file():
-        _fetch(tree, found.champion, tree.project / folder / STATE)
+        _fetch(tree, found.champion, path, tree.project / folder / STATE)
     _set_parameter(parameters, ("train", tree.model, KEY), folder)
     report(f"the training begins with the weights of {found.champion.version}, {folder}")
     return folder
@@ -78,12 +77,10 @@ def _set_parameter(
     write_whole(file, written.getvalue().encode())
 
 
-def _fetch(tree: Worktree, champion: Release, file: Path) -> None:
-    path = place(tree.artifact).removesuffix("package") + STATE
+def _fetch(tree: Worktree, champion: Release, path: str, file: Path) -> None:
     try:
         with whole_file(file) as temporary:
-            get = ("get", "--quiet", "--rev", champion.commit, "--out", str(temporary), str(tree.root), path)
-            dvc(*get, folder=tree.state)
+            tree.get(path, champion.commit, temporary)
     except CommandFailed as error:
         raise Failed(
             f"warm: the weights of {tree.model}@{champion.version} cannot be had: {error.reason}; `dvc push --all-tags "

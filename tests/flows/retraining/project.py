@@ -22,6 +22,7 @@ from tests.flows.releasing import Releasing, build_project
 from tests.packages import build_package
 
 MODEL = "one"
+ARTIFACT, TAG = "project:one", "project=one"  # in the registry: the project is not all of its repository
 
 PLAN = """stages:
   ingest:
@@ -103,7 +104,7 @@ SETTINGS = {
     "gate": {MODEL: {"floor": 50.0}},
     "seeds": 2,
     "score": "python score.py",
-    "watch": "../watched",
+    "watch": "../../watched",
     "min_free_disk": 0.001,
 }
 
@@ -154,6 +155,7 @@ class Retraining:
 
     def change(self, **quality: Any) -> str:
         """Let people push settings that make a model as good as they say, and give their commit."""
+        self.releasing.git("pull", "--quiet", "origin", "main")
         file = self.folder / "params.yaml"
         content = yaml.safe_load(file.read_text())
         content["train"][MODEL] |= quality
@@ -193,9 +195,10 @@ def write_delivery(folder: Path, quality: dict[str, Any]) -> None:
 
 
 def build(base: Path) -> Retraining:
-    """Make the project, with its first data pushed, nothing trained, and no release."""
+    """Make the project, with its first data pushed, nothing trained, and no release. It lies in a folder of its own in
+    the repository."""
     base.mkdir()
-    made = build_project(base, [MODEL], remote={"url": "../../storage"}, plan=PLAN)
+    made = build_project(base, [MODEL], below="project", remote={"url": "../../../storage"}, plan=PLAN)
     project = Retraining(base, made)
     project.watched.mkdir()
     for name, content in {

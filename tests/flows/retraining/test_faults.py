@@ -9,7 +9,7 @@ import pytest
 from flows import retrain
 from flows.retraining import release
 from flows.worktree import worktree
-from tests.flows.retraining.project import MODEL, Retraining
+from tests.flows.retraining.project import MODEL, TAG, Retraining
 
 
 def said_by(project: Retraining, capsys: pytest.CaptureFixture[str], code: int) -> str:
@@ -65,8 +65,9 @@ def test_two_runs_at_once(project: Retraining, capsys) -> None:
     assert project.ran() == []
 
 
-def test_a_remote_that_cannot_be_reached(project: Retraining, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the two, and at each step that needs it; then the same command goes on, and trains nothing again."""
+def test_what_stands_in_the_way_of_a_release(project: Retraining, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either remote cannot be reached at a step that needs it, a tag is there already, somebody pushes meanwhile: the
+    same command goes on from there, and trains nothing again."""
     project.change(distance=8.0)
     away = project.base / "away"
     origin, storage = project.releasing.origin, project.releasing.storage
@@ -104,21 +105,31 @@ def test_a_remote_that_cannot_be_reached(project: Retraining, capsys, monkeypatc
     said = fails_after("push_commit", origin)
     assert "origin: its tags could not be read" in said and "nothing was changed, try again" in said
 
-    tag = f"{MODEL}@v2.0.0"  # a lightweight one is no release, and nobody's to delete
+    tag = f"{TAG}@v2.0.0"  # a lightweight one is no release, and nobody's to delete
     project.releasing.git("tag", tag)
     project.releasing.git("push", "--quiet", "origin", tag)
     assert f"{tag}: exists already" in (said := said_by(project, capsys, 1)) and "git tag -d" in said
     project.releasing.git("push", "--quiet", "--delete", "origin", tag)
     project.releasing.git("tag", "--delete", tag)
 
-    assert project.ran().count("train") == 1
+    push_data, pushed = release.push_data, list[str]()
+
+    def push_and_be_overtaken(*given) -> None:
+        push_data(*given)
+        if not pushed:
+            (project.folder / "README").write_text("more")
+            pushed.append(project.releasing.commit("somebody else's"))
+
+    monkeypatch.setattr(release, "push_data", push_and_be_overtaken)
+    project.change(distance=7.0)
     assert retrain.main(["--project", str(project.folder)]) == 0
     assert f"{MODEL}: promoted: v2.0.0 is prod" in capsys.readouterr().out
-    assert project.ran().count("train") == 1
+    assert project.releasing.git("--git-dir", str(origin), "rev-parse", "main~").strip() == pushed[0]
+    assert project.ran().count("train") == 2
 
 
 def test_what_has_vanished_from_the_dvc_remote(project: Retraining, capsys) -> None:
-    """On a machine that has none of it: raw data, the champion, the frozen set."""
+    """On a machine that has none of it: raw data, the champion, then the frozen set."""
     project.change(distance=12.0)
     project.forget_cache()
     for path, expected in (
@@ -133,21 +144,3 @@ def test_what_has_vanished_from_the_dvc_remote(project: Retraining, capsys) -> N
         (project.base / "away").rename(stored)
     assert "train" not in project.ran()
     assert said_by(project, capsys, 0).startswith("refused: frechet_distance: challenger 12")
-
-
-def test_somebody_pushes_meanwhile(project: Retraining, monkeypatch: pytest.MonkeyPatch) -> None:
-    project.change(distance=8.0)
-    pushed: list[str] = []
-    push_data = release.push_data
-
-    def push_and_be_overtaken(*given) -> None:
-        push_data(*given)
-        if not pushed:
-            (project.folder / "README").write_text("more")
-            pushed.append(project.releasing.commit("somebody else's"))
-
-    monkeypatch.setattr(release, "push_data", push_and_be_overtaken)
-    assert retrain.main(["--project", str(project.folder)]) == 0
-    assert project.prod() == "v2.0.0"
-    assert project.releasing.git("--git-dir", str(project.releasing.origin), "rev-parse", "main~").strip() == pushed[0]
-    assert project.ran().count("train") == 1

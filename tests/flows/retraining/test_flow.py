@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
+import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
@@ -12,7 +15,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from flows import retrain
 from flows.registry import history
 from ganlib.inference.registry import resolve
-from tests.flows.retraining.project import MODEL, Retraining
+from tests.flows.retraining.project import ARTIFACT, MODEL, TAG, Retraining
 
 
 def last_state() -> tuple[str, str]:
@@ -32,7 +35,7 @@ def artifact(key: str) -> str:
 
 
 def test_new_data_that_makes_a_better_model_is_promoted(project: Retraining, capsys, tmp_path) -> None:
-    project.releasing.git("tag", "--annotate", "--message", "of a run that was cut off", f"{MODEL}@v2.0.0")
+    project.releasing.git("tag", "--annotate", "--message", "of a run that was cut off", f"{TAG}@v2.0.0")
     project.settle(notify=f"tee {tmp_path / 'notice'}", warm=True)
     before = project.releasing.git("status", "--porcelain")
     delivery = project.deliver("monday", distance=8.0)
@@ -47,12 +50,12 @@ def test_new_data_that_makes_a_better_model_is_promoted(project: Retraining, cap
     assert events[:3] == [
         ("assigned", "v2.0.0", "prod"), ("assigned", "v2.0.0", "challenger"), ("registered", "v2.0.0", None)
     ]  # fmt: skip
-    package = resolve(f"{MODEL}@prod", str(project.folder), tmp_path / "cache")
+    package = resolve(f"{ARTIFACT}@prod", str(project.releasing.tree), tmp_path / "cache")
     learnt = json.loads((package / "card.json").read_text())["parameters"]
     assert learnt["distance"] == 8.0
     assert json.loads(learnt["began"])["distance"] == 10.0  # warm: the champion's weights
 
-    show = lambda name: project.releasing.git("--git-dir", str(origin), "show", f"{head}:{name}")  # noqa: E731
+    show = lambda name: project.releasing.git("--git-dir", str(origin), "show", f"{head}:project/{name}")  # noqa: E731
     assert yaml.safe_load(show("data/raw/monday.dvc"))["meta"]["manifest"]
     assert json.loads(show(f"reports/{MODEL}/metrics.json")) == {"frechet_distance": 8.0}
     start = yaml.safe_load(show("params.yaml"))["train"][MODEL]["start_from"]
@@ -61,6 +64,7 @@ def test_new_data_that_makes_a_better_model_is_promoted(project: Retraining, cap
         f"train.{MODEL}": {"start_from": start, "steps": 1}
     }
     changed = project.releasing.git("--git-dir", str(origin), "diff", "--name-only", f"{head}~", head).split()
+    changed = [name.removeprefix("project/") for name in changed]
     assert changed == [
         "data/raw/.gitignore", "data/raw/monday.dvc", "dvc.lock", "params.yaml", f"reports/{MODEL}/metrics.json"
     ]  # fmt: skip
@@ -72,6 +76,7 @@ def test_new_data_that_makes_a_better_model_is_promoted(project: Retraining, cap
     decision = artifact(f"{MODEL}-decision")
     assert "**Promoted**" in decision and "champion: v1.0.0" in decision and "| frechet_distance |" in decision
     assert "delivered, 2 files" in artifact(f"{MODEL}-data")
+    assert artifact(f"{MODEL}-card").startswith(f"{ARTIFACT}@v2.0.0, commit {head[:12]}\n\n# {MODEL}\n")
     assert (tmp_path / "notice").read_text().startswith(f"{MODEL}: promoted: v2.0.0 is prod")
 
 
@@ -82,9 +87,28 @@ def test_without_a_change_nothing_starts(project: Retraining, capsys) -> None:
     assert last_state() == ("Skipped", f"{MODEL}: skipped: nothing has changed")
 
 
+def test_without_a_change_and_a_server_none_is_started(project: Retraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL")
+    program = (
+        "import sys; from flows import retrain; code = retrain.main(['--project', sys.argv[1]]); "
+        "assert 'prefect' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(project.folder)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"flows.retrain: {MODEL}: skipped: nothing has changed\n"), done.stderr
+
+
+def test_what_is_wrong_with_the_settings_is_the_runs_message(project: Retraining) -> None:
+    """As a run that was started from Prefect's page ends."""
+    from flows.retraining.flow import retrain as flow
+
+    (project.folder / "retrain.yaml").unlink()
+    state = flow(project=project.folder, return_state=True)
+    assert state.is_failed()
+    assert "retrain.yaml: no such file; write one with at least `gate: {MODEL: {floor: VALUE}}`" in last_state()[1]
+
+
 def test_an_equal_model_is_refused_and_not_trained_again(project: Retraining, capsys) -> None:
-    head = project.head()
-    project.deliver("monday", distance=10.0, more=1)
+    head = project.change(distance=10.0, more=1)
     assert retrain.main(["--project", str(project.folder)]) == 0
     assert "refused: frechet_distance: challenger 10" in capsys.readouterr().out
     assert (project.prod(), project.head()) == ("v1.0.0", head)
@@ -98,7 +122,7 @@ def test_an_equal_model_is_refused_and_not_trained_again(project: Retraining, ca
     assert last_state()[0] == "Skipped"
     assert retrain.main(["--project", str(project.folder), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "champion v1.0.0" in said and "data/raw/monday.dvc: delivered" in said and "the same was refused" in said
+    assert "champion v1.0.0" in said and f"not up to date: train@{MODEL}" in said and "the same was refused" in said
     assert project.ran() == ran
 
     (project.folder / "README").write_text("more")
