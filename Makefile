@@ -37,7 +37,7 @@ up: $(INSTALLED)
 	@python -m flows.up $(UP)
 
 test: lint
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	ruff check .

@@ -173,6 +173,7 @@ def publish(
     stages: Sequence[str] = (),
     remote: str = "origin",
     champion: str | None = None,
+    verified: bool = False,
 ) -> str:
     """Register a commit, give it stages in their order, and bring the tags to the git remote, all of them or none.
 
@@ -186,6 +187,7 @@ def publish(
         stages: what it is given.
         remote: a name of git's.
         champion: the version that has to hold the last of the stages still, or have lost it to this one.
+        verified: `verify_remote` has just proved that the DVC remote holds the commit's package.
 
     Returns:
         the version.
@@ -194,10 +196,10 @@ def publish(
         Refused, Failed: as `register` and `assign`; where somebody has promoted another one over the champion; where
             the git remote cannot be reached, or others were first each time.
     """
-    verified: set[str] = set()
+    proved = {commit_of(repository, commit)} if verified else set()
 
     def act() -> str:
-        version = _register(repository, name, commit, verified)
+        version = _register(repository, name, commit, proved)
         if champion is not None and stages:
             now = _holder(name, stages[-1], _standing(name, local_tags(repository, name)))
             if now not in (champion, version):

@@ -1,4 +1,6 @@
-"""What all tests share: one thread for torch, so that tests side by side do not fight for cores, and tiny data."""
+"""What all tests share: their order, one thread for torch, so that tests side by side do not fight for cores, and tiny
+data.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,19 @@ import torch
 
 from ganlib.card import DatasetSpec
 from ganlib.data.store import Split
+
+LONGEST = ("flows", "training", "test_registry_matrix.py")
+"""Of the tests, what takes minutes: it begins first, so that no process is left with it at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What tests of a file share is made once: they go to one process, and so do all of the retraining."""
+    parts = {item: item.path.relative_to(Path(__file__).parent).parts for item in items}
+    items.sort(key=lambda item: LONGEST.index(parts[item][0]) if parts[item][0] in LONGEST else len(LONGEST))
+    for item in items:
+        where = parts[item][:-1] if "retraining" in parts[item] else parts[item]
+        item.add_marker(pytest.mark.xdist_group("/".join(where)))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -92,7 +92,7 @@ def promote(tree: Worktree, found: Findings, made: str) -> str:
     champion = found.champion.version if found.champion else None
     stages = (CHALLENGER, PROD)
     try:
-        return publish(tree.project, tree.model, made, stages, tree.remote, champion=champion)
+        return publish(tree.project, tree.model, made, stages, tree.remote, champion, verified=True)
     except Refused as error:
         if "meanwhile" in str(error):
             raise Overtaken(str(error)) from error

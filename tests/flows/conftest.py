@@ -64,14 +64,9 @@ place.write_text(pathlib.Path("raw.txt").read_text() + name)
 """
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what takes long to make go to one worker: those of a file, and all of the retraining."""
-    here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
-            shared = item.path if item.path.parent == here else item.path.parent
-            item.add_marker(pytest.mark.xdist_group(shared.stem))
+        if Path(__file__).parent in item.path.parents:
             # of the trie of paths that dvc is built on, each time that it reads a plan
             item.add_marker(pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning"))
 

@@ -230,30 +230,46 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, how: signal.Signals) -> None:
+def trained(folder: Path) -> tuple[str, bytes]:
+    """What a training says, and the weights that it ends with."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    results = []
-    for name in ("whole", "killed"):
-        folder = tmp_path / name
-        folder.mkdir()
-        project(folder, steps=400)
-        if name == "killed":
-            process = subprocess.Popen(
-                command(folder), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-            wait_for_checkpoint(folder, process)
-            process.send_signal(how)
-            _, errors = process.communicate(timeout=60)
-            assert process.returncode == (-9 if how == signal.SIGKILL else 1)
-            assert ("the same command goes on from there" in errors) is (how == signal.SIGTERM)
-            assert not (folder / "models" / "tiny").exists()
-        done = subprocess.run(command(folder), env=environment, text=True, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert ("resumes after step" in done.stdout) is (name == "killed")
-        assert not list((folder / ".checkpoints" / "tiny").glob("*/"))  # deleted when the stage succeeds
-        results.append((folder / "models" / "tiny" / "weights.safetensors").read_bytes())
-    assert results[0] == results[1]
+    done = subprocess.run(command(folder), env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list((folder / ".checkpoints" / "tiny").glob("*/"))  # deleted when the stage succeeds
+    return done.stdout, (folder / "models" / "tiny" / "weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of a training that nobody kills."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    project(folder, steps=400)
+    said, weights = trained(folder)
+    assert "resumes after step" not in said
+    return weights
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, how: signal.Signals, undisturbed: bytes
+) -> None:
+    project(tmp_path, steps=400)
+    process = subprocess.Popen(
+        command(tmp_path),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_for_checkpoint(tmp_path, process)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 1)
+    assert ("the same command goes on from there" in errors) is (how == signal.SIGTERM)
+    assert not (tmp_path / "models" / "tiny").exists()
+    said, weights = trained(tmp_path)
+    assert "resumes after step" in said
+    assert weights == undisturbed
 
 
 def test_changed_data_starts_fresh_and_a_model_of_other_data_is_not_used(tmp_path: Path) -> None:

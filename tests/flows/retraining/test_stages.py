@@ -5,6 +5,7 @@ where its training is killed, and ended on another.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -61,7 +62,9 @@ def kill_training(checkpoints: Path, killed: list[int]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
-def test_from_nothing_to_a_released_model(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_from_nothing_to_a_released_model(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, caplog
+) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for name, value in (bare_machine() | {"PREFECT_API_URL": server, "OMP_NUM_THREADS": "1", "PATH": path}).items():
         monkeypatch.setenv(name, value)
@@ -96,11 +99,12 @@ def test_from_nothing_to_a_released_model(server: str, tmp_path: Path, monkeypat
     assert killed
     assert "tiny: failed: stage train@tiny failed" in capsys.readouterr().err
 
+    logging.getLogger("prefect.task_runs").addHandler(caplog.handler)
     project = project.clone(tmp_path / "another")
     assert retrain.main(["--project", str(project.folder)]) == 0, capsys.readouterr().err
-    said = capsys.readouterr()
-    assert re.search(r"tiny: resumes after step [1-9]\d* of 300", said.err)
-    assert "tiny: promoted: v1.0.0 is prod: frechet_distance of the challenger is" in said.out
+    logging.getLogger("prefect.task_runs").removeHandler(caplog.handler)
+    assert re.search(r"tiny: resumes after step [1-9]\d* of 300", caplog.text)
+    assert "tiny: promoted: v1.0.0 is prod: frechet_distance of the challenger is" in capsys.readouterr().out
     package = resolve("tiny@prod", str(project.folder), tmp_path / "cache")
     card = open_package(package).card
     assert (card.name, card.size, card.metrics.keys() >= {"frechet_distance"}) == ("tiny", 32, True)
