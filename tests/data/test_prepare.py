@@ -179,6 +179,177 @@ def test_the_hash_of_a_folder_follows_its_content(
     assert ingest().sources != first
 
 
+# ---------------------------------------------------------------------------------------------------------- deliveries
+
+
+def delivered(**deliveries: Files) -> dict[str, bytes]:
+    """The files of each delivery in its folder, with what makes it one."""
+    files = {f"{day}/{name}": content for day, own in deliveries.items() for name, content in own.items()}
+    return files | {f"{day}/SHA256SUMS": b"sums" for day in deliveries}
+
+
+def of_class(pictures: Files, name: str, within: str = "") -> dict[str, bytes]:
+    return {f"{within}{file}": content for file, content in pictures.items() if file.startswith(name)}
+
+
+def test_each_delivery_is_read_by_its_tables_or_by_its_class_folders(
+    container: Callable[[Files], Path], pictures: Files, tmp_path: Path, ingest: Ingest
+) -> None:
+    """A single class folder beside a table with labels is a class, in the folders around it or without."""
+    rows = [{"file_name": name, "label": "ant"} for name in of_class(pictures, "cat")]
+    tabled = of_class(pictures, "cat") | {"metadata.jsonl": metadata(rows), "dog/unlisted.png": b"not listed"}
+    container(delivered(monday=tabled, tuesday=of_class(pictures, "dog", "images/")))
+    spec = ingest()
+    assert (spec.classes, spec.refused) == (("ant", "dog"), {})
+    labels = {row["id"]: spec.classes[row["label"]] for _, row in table(tmp_path / "prepared").iterrows()}
+    assert labels == {f"monday/cat/{number}.png": "ant" for number in range(6)} | {
+        f"tuesday/images/dog/{number}.png": "dog" for number in range(6)
+    }
+
+
+def test_a_class_called_train_beside_a_table_is_a_class(
+    folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    rows = [{"file_name": name, "label": "bus"} for name in of_class(pictures, "cat")]
+    trains = {name.replace("dog", "train"): content for name, content in of_class(pictures, "dog").items()}
+    folder(delivered(monday=of_class(pictures, "cat") | {"metadata.jsonl": metadata(rows)}, tuesday=trains))
+    spec = ingest()
+    assert (spec.classes, spec.refused, sum(spec.counts.values())) == (("bus", "train"), {}, 12)
+
+
+def test_a_table_beside_deliveries_is_not_passed_over(
+    folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    folder(delivered(monday=pictures) | {"metadata.csv": b"file_name,label\nmonday/cat/0.png,ant\n"})
+    with pytest.raises(Refused, match=r"source: found metadata\.csv beside the delivery monday/, .* SHA256SUMS of its"):
+        ingest()
+
+
+def split_up(pictures: Files) -> dict[str, bytes]:
+    return {f"{'test' if '/5' in name else 'train'}/{name}": content for name, content in pictures.items()}
+
+
+def test_splits_are_decided_for_each_delivery(
+    folder: Callable[[Files], Path], pictures: Files, tmp_path: Path, ingest: Ingest
+) -> None:
+    folder(delivered(monday=split_up(pictures), tuesday=of_class(pictures, "cat", "train/")))
+    spec = ingest()
+    assert (spec.classes, spec.counts) == (("cat", "dog"), {"train": 16, "test": 2})
+    folder(delivered(wednesday=pictures))
+    with pytest.raises(Refused, match="12 of 30 items at source have no split, others do"):
+        ingest()
+
+
+@pytest.mark.parametrize("tabled", ["monday", "tuesday"])
+def test_splits_of_tables_and_of_folders_are_the_same(
+    tabled: str, folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    """Where the delivery with a table alone has splits, and where that without alone has some."""
+    names = list(pictures)
+    splits = ["train", "test"] * 6 if tabled == "monday" else [None] * 12
+    rows = [{"file_name": n, "label": n[:3], "split": split} for n, split in zip(names, splits, strict=True)]
+    with_table = dict(pictures) | {"metadata.jsonl": metadata(rows)}
+    folder(delivered(monday=with_table, tuesday=pictures if tabled == "monday" else split_up(pictures)))
+    with pytest.raises(Refused, match="12 of 24 items at source have no split, others do"):
+        ingest()
+
+
+def test_splits_without_classes_are_decided_for_each_delivery(
+    folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    """A folder train with files in it is a split among splits, and a class beside classes."""
+    loose = {f"{'test' if '/5' in name else 'train'}/{name.replace('/', '-')}": c for name, c in pictures.items()}
+    trains = {name: content for name, content in loose.items() if name.startswith("train")}
+    path = folder(delivered(monday=loose, tuesday=trains))
+    spec = ingest()
+    assert (spec.classes, spec.counts) == ((), {"train": 20, "test": 2})
+    for file in (path / "monday" / "test").iterdir():
+        file.unlink()
+    folder(delivered(monday=pictures))
+    for file in (path / "monday" / "train").iterdir():
+        file.unlink()
+    assert ingest().classes == ("cat", "dog", "train")
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_folder_more_around_the_classes_of_one_delivery_is_refused(
+    split: str, folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    named = {f"{split}{name}": content for name, content in pictures.items()}
+    wrapped = {f"images/{name}": content for name, content in named.items()}
+    path = folder(delivered(monday=named, zoo=wrapped, zoo_again=wrapped))
+    with pytest.raises(
+        Refused,
+        match=rf"source: found zoo/images/{split}cat/\d\.png, where cat lies in the folder images, and "
+        rf"monday/{split}cat/\d\.png, where cat is a class; lay",
+    ):
+        ingest()
+    for name in named:
+        (path / "monday" / name).unlink()
+    assert ingest().classes == ("cat", "dog")  # all alike: a folder around the whole
+
+
+def test_folders_below_a_class_are_not_looked_at(
+    folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    """Not even where they are called as another class is, as long as both are seen to be classes."""
+    mixed = {"mixed/cat/0.png": pictures["cat/0.png"], "mixed/young/0.png": pictures["dog/0.png"]}
+    young = {"dog/young/0.png": pictures["dog/0.png"], "dog/old/0.png": pictures["dog/1.png"]}
+    folder(delivered(monday=of_class(pictures, "cat"), tuesday=mixed | of_class(pictures, "cat"), wednesday=young))
+    spec = ingest(test_share=0.0)
+    assert (spec.classes, sum(spec.counts.values())) == (("cat", "dog", "mixed"), 16)
+
+
+# ----------------------------------------------------------------------------------------------------- what is not read
+
+
+@pytest.mark.parametrize(
+    "name", ["more.zip", "more.ZIP", "more.tar", "more.tar.gz", "more.tgz", "monday/more.tar.xz", "monday/cat/more.zip"]
+)
+@pytest.mark.parametrize("manifest", [True, False])
+def test_an_archive_among_the_files_is_refused(
+    name: str, manifest: bool, folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    files = delivered(monday=pictures) if manifest else {f"monday/{file}": pictures[file] for file in pictures}
+    folder(files | {name: b"PK"})
+    with pytest.raises(Refused, match=rf"source: found the archive {name} .* unpack it .* alone in ingest\.path"):
+        ingest()
+
+
+def test_an_archive_alone_or_beside_a_table_is_refused(
+    folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    path = folder({"pictures.zip": b"PK"})
+    with pytest.raises(Refused, match=r"source: found the archive pictures\.zip"):
+        ingest()
+    rows: list[dict[str, object]] = [{"file_name": name, "text": "a pet"} for name in pictures]
+    folder(dict(pictures) | {"metadata.jsonl": metadata(rows), "notes.txt": b"x", "unlisted.png": b"x"})
+    with pytest.raises(Refused, match=r"source: found the archive pictures\.zip"):
+        ingest()
+    (path / "pictures.zip").unlink()
+    assert sum(ingest().counts.values()) == 12  # other files may lie beside a table
+
+
+def test_classes_that_differ_only_in_case_are_refused(
+    container: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    container(delivered(monday=pictures, tuesday={"CAT/0.png": pictures["cat/0.png"]}))
+    with pytest.raises(
+        Refused, match=r"source: found the classes cat \(monday/cat/\d\.png\) and CAT \(tuesday/CAT/0\.png\), which"
+    ):
+        ingest()
+
+
+def test_labels_of_a_table_may_differ_only_in_case(
+    folder: Callable[[Files], Path], pictures: Files, ingest: Ingest
+) -> None:
+    """Letters do, large and small."""
+    rows: list[dict[str, object]] = [{"file_name": name, "label": name[:3]} for name in pictures]
+    rows[3]["label"] = "Cat"
+    folder(dict(pictures) | {"metadata.jsonl": metadata(rows)})
+    assert set(ingest().classes) == {"cat", "Cat", "dog"}
+
+
 # ----------------------------------------------------------------------------------------------------- choice and split
 
 
