@@ -61,11 +61,13 @@ class Verdict:
         promote: whether the challenger is to take the champion's place.
         reasons: a line for each demand, those that are not met first.
         rows: what was compared, as text under `HEAD`; none where nothing could be.
+        lasting: the same two would be judged so at another time too; a latency alone may be that of a busy machine.
     """
 
     promote: bool
     reasons: tuple[str, ...]
     rows: tuple[Row, ...] = ()
+    lasting: bool = True
 
     def markdown(self) -> str:
         """The decision, its reasons and the table for a person."""
@@ -102,15 +104,18 @@ def judge(challenger: Score, champion: Score | None, rules: Rules) -> Verdict:
     if champion is None:
         demands.append(_Demand(True, "no champion to compare with: the absolute demands decide"))
     else:
-        demands.append(_margin(challenger, champion, rules))
+        demands.insert(0, _margin(challenger, champion, rules))
     demands += [_agreement(challenger, champion, rules), _diversity(challenger, champion, rules)]
+    timeless = all(demand.met for demand in demands)
     if champion is not None:
         demands.append(_latency(challenger, champion, rules))
+    promote = all(demand.met for demand in demands)
     ordered = sorted(demands, key=lambda demand: demand.met)
     return Verdict(
-        promote=all(demand.met for demand in demands),
+        promote=promote,
         reasons=tuple(demand.reason for demand in ordered),
         rows=tuple(row for demand in demands for row in demand.rows),
+        lasting=promote or not timeless,
     )
 
 
@@ -219,7 +224,7 @@ def _diversity(challenger: Score, champion: Score | None, rules: Rules) -> _Dema
         if not met:
             fallen.append(f"{name} is {ours:.4g} of real images', at least {rules.least_diversity:.4g} is demanded")
         theirs = None if champion is None else _mean(champion.metrics[name])
-        rows.append(_compared(met, name, ours, theirs, rules.least_diversity))
+        rows.append(_compared(met, f"least {name}", ours, theirs, rules.least_diversity))
     if not count:
         return _Demand(False, "diversity was not measured, so a collapse would not show; score the challenger again")
     return _Demand(not fallen, _said("diversity", fallen, count), tuple(rows))
@@ -235,9 +240,9 @@ def _latency(challenger: Score, champion: Score, rules: Rules) -> _Demand:
     for name, theirs in champion.latency_ms.items():
         ours, most = challenger.latency_ms[name], rules.latency_factor * theirs
         met = ours <= most  # false for a value that is not a number
-        what = f"{name} images" if name.isdigit() else name
+        what = ("1 image" if name == "1" else f"{name} images") if name.isdigit() else name
         if not met:
-            slow.append(f"{what} take {ours:.3g} ms, the champion's {theirs:.3g} ms, at most {most:.3g} are allowed")
+            slow.append(f"{what}: {ours:.3g} ms, the champion's {theirs:.3g} ms, at most {most:.3g} are allowed")
         rows.append(
             _row(
                 met,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,29 @@ def verify_remote(repository: Path, commit: str, name: str) -> None:
         Refused: where the commit has no such package, or the project no remote.
         Failed: where it cannot be fetched whole.
     """
+    called, path = f"{name} of {commit_of(repository, commit)[:12]}", place(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "package"
+        try:
+            fetch_package(repository, commit, name, folder)
+        except Failed as error:
+            raise Failed(f"{called}: not whole in the DVC remote: {error}; `dvc push {path}`, then repeat") from error
+        card = open_package(folder).card
+    if card.name != name:
+        raise Refused(f"{called}: {path} is the package of {card.name}; export {name} again")
+
+
+def fetch_package(repository: Path, commit: str, name: str, folder: Path) -> None:
+    """Bring a model's package as a commit has it from the DVC remote, past the project's cache, every byte checked.
+
+    Args:
+        repository, commit, name: as `verify_remote`.
+        folder: where it goes; it must not be there yet.
+
+    Raises:
+        Refused: as `verify_remote`.
+        Failed: where it cannot be fetched whole.
+    """
     path, commit = place(name), commit_of(repository, commit)
     called = f"{name} of {commit[:12]}"
     lock = _read_yaml(repository, commit, "dvc.lock")
@@ -62,12 +86,10 @@ def verify_remote(repository: Path, commit: str, name: str) -> None:
         _write_project(project, settings, path, found)
         try:
             _dvc("pull", f"{path}.dvc", folder=project)
-            card = open_package(project / path).card
+            open_package(project / path)
         except (Failed, Refused) as error:
-            reason = str(error).replace(f"{project}{os.sep}", "")
-            raise Failed(f"{called}: not whole in the DVC remote: {reason}; `dvc push {path}`, then repeat") from error
-    if card.name != name:
-        raise Refused(f"{called}: {path} is the package of {card.name}; export {name} again")
+            raise Failed(str(error).replace(f"{project}{os.sep}", "")) from error
+        shutil.copytree(project / path, folder)
 
 
 def _read_yaml(repository: Path, commit: str, file: str) -> dict[str, Any]:

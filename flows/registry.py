@@ -23,12 +23,13 @@ from filelock import FileLock, Timeout
 
 from flows import summary
 from flows.packages import check_declared, verify_remote
-from flows.tags import Taken, artifact_name, commit_of, fetch_tags, local_tags, make_tag, push_tags
+from flows.tags import Taken, artifact_name, commit_of, delete_tags, fetch_tags, local_tags, make_tag, push_tags
 from ganlib.inference.registry import git
 from ganlib.inference.tags import Release, Standing, Tag, in_order, parse_tag, stand, written
 from ganlib.problems import Failed, Refused
 
 PROD = "prod"
+ANYONE = "anyone"  # as a champion: it does not matter who holds the stage
 ATTEMPTS = 5  # of publishing where others publish at the same time
 PATIENCE = 600.0  # seconds to wait for another release on this machine
 _BACK = "Rolling back"  # how the message of a rollback's tag begins
@@ -172,7 +173,7 @@ def publish(
     commit: str,
     stages: Sequence[str] = (),
     remote: str = "origin",
-    champion: str | None = None,
+    champion: str | None = ANYONE,
     verified: bool = False,
 ) -> str:
     """Register a commit, give it stages in their order, and bring the tags to the git remote, all of them or none.
@@ -184,9 +185,11 @@ def publish(
         repository: folder of the project.
         name: the model.
         commit: any name of it that git knows.
-        stages: what it is given.
+        stages: what it is given. The tag of the first has the next number, so that whoever else gives that stage at the
+            same time makes a tag of the same name, and one of the two is turned away.
         remote: a name of git's.
-        champion: the version that has to hold the last of the stages still, or have lost it to this one.
+        champion: the version that has to hold the first of the stages still, or have lost it to this one; None where
+            nobody held it.
         verified: `verify_remote` has just proved that the DVC remote holds the commit's package.
 
     Returns:
@@ -200,11 +203,13 @@ def publish(
 
     def act() -> str:
         version = _register(repository, name, commit, proved)
-        if champion is not None and stages:
-            now = _holder(name, stages[-1], _standing(name, local_tags(repository, name)))
+        if champion != ANYONE and stages:
+            releases = _standing(name, local_tags(repository, name)).releases
+            now = next((release.version for release in releases if stages[0] in release.stages), None)
             if now not in (champion, version):
                 raise Refused(
-                    f"{name}: {stages[-1]} went to {now} meanwhile, this was compared with {champion}; repeat it"
+                    f"{name}: {stages[0]} went to {now or 'nobody'} meanwhile, this was compared with "
+                    f"{champion or 'none'}; repeat it"
                 )
         for stage in stages:
             assign(repository, name, version, stage)
@@ -220,11 +225,15 @@ def _published(repository: Path, name: str, remote: str, act: Callable[[], str])
         with FileLock(common / "ganlib-registry.lock", timeout=PATIENCE):  # worktrees share their tags
             for _ in range(ATTEMPTS):
                 fetch_tags(repository, remote, name)
+                before = local_tags(repository, name)
                 version = act()
                 try:
                     push_tags(repository, remote, name)
                 except Taken:
                     continue
+                except Failed:  # what nobody else has seen counts here neither
+                    delete_tags(repository, set(local_tags(repository, name)) - set(before))
+                    raise
                 return version
             fetch_tags(repository, remote, name)
     except Timeout as error:

@@ -72,13 +72,18 @@ def push_tags(repository: Path, remote: str = "origin", name: str | None = None)
         the tags that were brought.
 
     Raises:
-        Taken: where the remote has another tag of the same name.
+        Taken: where the remote has another tag of the same name, or one that is not here.
         Failed: where it cannot be reached.
     """
     form = "--format=%(objectname) %(refname:strip=2)"
     listed = git("for-each-ref", form, "refs/tags", folder=repository).split("\n")[:-1]
     objects = {tag: identifier for identifier, tag in (line.split(" ", 1) for line in listed)}
     theirs = _at_remote(repository, remote)
+    whose = None if name is None else artifact_name(repository, name)
+    for tag in theirs.keys() - objects.keys():
+        event = parse_tag(tag, theirs[tag])
+        if event and event.name == whose:
+            raise Taken(f"{tag}: {remote} has it and it is not here, somebody was first; publish again")
     lacking = []
     for event in in_order(local_tags(repository, name)):
         if event.tag not in theirs:
@@ -94,6 +99,12 @@ def push_tags(repository: Path, remote: str = "origin", name: str | None = None)
                 raise Taken(f"{', '.join(lacking)}: somebody was first on {remote}; publish again") from error
             raise Failed(f"{', '.join(lacking)}: could not be pushed to {remote}: {error}; publish again") from error
     return tuple(lacking)
+
+
+def delete_tags(repository: Path, tags: Iterable[Tag]) -> None:
+    """Take back tags that were made here and never published."""
+    if names := [tag.tag for tag in tags]:
+        git("tag", "--delete", *names, folder=repository)
 
 
 def fetch_tags(repository: Path, remote: str, name: str) -> None:

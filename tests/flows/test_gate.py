@@ -87,6 +87,7 @@ def test_a_metric_of_which_more_is_better() -> None:
 )
 def test_equal_worse_or_hardly_better_is_not_promoted(distance: np.ndarray, said: str) -> None:
     assert said in only(judge(better(distance=distance), CHAMPION, RULES))
+    assert judge(better(distance=distance), CHAMPION, RULES).lasting
 
 
 def test_a_gain_is_beyond_the_margin_or_it_is_none() -> None:
@@ -173,7 +174,8 @@ def test_many_lost_classes_are_one_line_and_a_row_each() -> None:
 def test_a_slow_challenger() -> None:
     slow = better(latency_ms={"1": 2.9, "16": 31.0, "prompt": 0.5})
 
-    assert "16 images take 31 ms, the champion's 20 ms, at most 30 are allowed" in only(judge(slow, CHAMPION, RULES))
+    assert "16 images: 31 ms, the champion's 20 ms, at most 30 are allowed" in only(judge(slow, CHAMPION, RULES))
+    assert not judge(slow, CHAMPION, RULES).lasting  # the machine may have been busy
     assert judge(slow, CHAMPION, RULES.model_copy(update={"latency_factor": 1.6})).promote
 
 
@@ -183,7 +185,7 @@ def test_a_slow_challenger() -> None:
         ({"machine": "another"}, "latency was not measured on one machine: challenger on another"),
         ({"latency_ms": {}}, "latency was not measured on one machine"),
         ({"latency_ms": {"1": 2.0}}, "latency was not measured for the same runs"),
-        ({"latency_ms": {"1": math.nan, "16": 1.0, "prompt": 0.5}}, "1 images take nan ms"),
+        ({"latency_ms": {"1": math.nan, "16": 1.0, "prompt": 0.5}}, "1 image: nan ms"),
         ({"frozen": "e" * 64}, "other frozen sets: challenger eeeeeeeeeeee, champion ffffffffffff"),
         ({"seeds": (0, 1, 2, 3, 5)}, "other seeds: challenger [0, 1, 2, 3, 5]"),
         ({"version": "2"}, "other versions of ganlib"),

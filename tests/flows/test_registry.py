@@ -13,7 +13,7 @@ from typing import Any
 import gto.api
 import pytest
 
-from flows import registry
+from flows import registry, tags
 from flows.packages import check_declared, verify_remote
 from flows.registry import assign, history, main, publish, register, rollback
 from flows.tags import Taken, fetch_tags, identity, local_tags, push_tags
@@ -295,10 +295,37 @@ def test_a_champion_that_was_replaced_meanwhile_is_not_overruled(project: Releas
     publish(project.folder, "tiny", project.commit("2"), ["prod"])
     commit = project.commit("3")
     with pytest.raises(Refused, match=r"tiny: prod went to v2.0.0 meanwhile, this was compared with v1.0.0; repeat it"):
-        publish(project.folder, "tiny", commit, ["challenger", "prod"], champion="v1.0.0")
+        publish(project.folder, "tiny", commit, ["prod", "challenger"], champion="v1.0.0")
+    with pytest.raises(Refused, match=r"tiny: prod went to v2.0.0 meanwhile, this was compared with none; repeat it"):
+        publish(project.folder, "tiny", commit, ["prod", "challenger"], champion=None)
     assert held(project) == {"v2.0.0": ("prod",), "v1.0.0": ()}
     for _ in range(2):
-        assert publish(project.folder, "tiny", commit, ["challenger", "prod"], champion="v2.0.0") == "v3.0.0"
+        assert publish(project.folder, "tiny", commit, ["prod", "challenger"], champion="v2.0.0") == "v3.0.0"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_rollback_between_the_look_and_the_push_is_not_overruled(
+    late: bool, project: Releasing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the last look at the remote's tags, and after it."""
+    for number in ("1", "2"):
+        publish(project.folder, "tiny", project.commit(number), ["prod"])
+    other, commit = project.clone(tmp_path / "other"), project.commit("3")
+    where, function = (tags, "_at_remote") if late else (registry, "push_tags")
+    reached, done = getattr(where, function), []
+
+    def meanwhile(*given: object) -> object:
+        seen = reached(*given) if late else None
+        if not done:
+            done.append(True)
+            assert main(["--project", str(other.folder), "rollback", "tiny", "--push"]) == 0
+        return seen if late else reached(*given)
+
+    monkeypatch.setattr(where, function, meanwhile)
+    monkeypatch.setattr(registry, "FileLock", lambda *given, **named: contextlib.nullcontext())  # two machines
+    with pytest.raises(Refused, match=r"tiny: prod went to v1.0.0 meanwhile, this was compared with v2.0.0; repeat it"):
+        publish(project.folder, "tiny", commit, ["prod", "challenger"], champion="v2.0.0")
+    assert held(project) == {"v2.0.0": (), "v1.0.0": ("prod",)}
 
 
 def test_an_unreachable_git_remote_changes_nothing(project: Releasing) -> None:
@@ -325,6 +352,7 @@ def test_a_remote_that_takes_nothing_says_so(project: Releasing) -> None:
     with pytest.raises(Failed, match=r"tiny@v1.0.0: could not be pushed to origin: .*declined.*; publish again"):
         publish(project.folder, "tiny", "HEAD")
     assert held(project) == {}
+    assert local_tags(project.folder) == []  # what nobody else has seen counts here neither
 
 
 def test_tags_here_alone_go_when_the_remote_is_read(project: Releasing) -> None:
