@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.pipeline import SETTINGS
 from flows.retraining import judge
-from flows.retraining.ended import skipped
+from flows.retraining.ended import failed, skipped
 from flows.retraining.look import Findings, look
 from flows.retraining.settings import Settings, chosen_models, open_settings, open_worktree
 from ganlib.problems import Failed, Refused
@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             settings = open_settings(options.project)
             for model in chosen_models(options.project, settings, options.models):
-                _show(options.project, settings, model)
+                try:
+                    _show(options.project, settings, model)
+                except OSError as error:
+                    raise Failed(str(failed(model, error))) from error
             return 0
         return _run(options.project, options.models, options.force)
     except (Refused, Failed) as error:
@@ -69,7 +72,7 @@ def _has_work(project: Path, settings: Settings, model: str, force: bool) -> boo
     What goes wrong is the flow's to record."""
     try:
         found, before = _look(project, settings, model)
-    except (Refused, Failed):
+    except (Refused, Failed, OSError):
         return True
     if found.reasons and (force or before is None):
         return True

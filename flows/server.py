@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
+from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -33,9 +34,14 @@ def server() -> Iterator[str]:
     own with Prefect's usual database, which ends with the block or with this process, however that ends.
 
     Raises:
-        Failed: where it does not start.
+        Failed: where it does not start, or the configured one does not answer.
     """
     if configured := PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            if (problem := client.api_healthcheck()) is not None:
+                raise Failed(
+                    f"PREFECT_API_URL: {configured} does not answer: {problem}; start that server, or unset it"
+                )
         yield str(configured)
         return
     port = _free_port()

@@ -218,6 +218,7 @@ def _tell(options: argparse.Namespace, project: Path, address: str) -> None:
     say(f"Prefect's page     {address.removesuffix('/api')}  (start pipeline/by-hand or retrain/nightly there)")
     say(f"Images             http://{here}:{options.port}  ({models})")
     say(f"Its API, figures   http://{here}:{options.port}/docs  http://{here}:{options.port}/metrics")
+    say(f"In other shells    export PREFECT_API_URL={address}")
     say("How it all works   docs/deployment.md; Ctrl-C ends everything")
 
 

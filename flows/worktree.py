@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from flows.command import dvc
 from flows.tags import artifact_name
-from ganlib.files import write_whole
+from ganlib.files import whole_file, write_whole
 from ganlib.inference import registry
 from ganlib.inference.registry import GitFailed
 from ganlib.inference.tags import written
@@ -27,6 +27,7 @@ from ganlib.problems import Failed, Refused
 
 CHECKPOINTS = ".checkpoints"
 NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")  # `dvc install` puts a checkout and a push of all data there
+PLAIN_NAMES = ("-c", "core.quotePath=false")  # of files, as they are
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Worktree:
         Raises:
             GitFailed: where it fails.
         """
-        return registry.git(*NO_HOOKS, *arguments, folder=self.project)
+        return registry.git(*NO_HOOKS, *PLAIN_NAMES, *arguments, folder=self.project)
 
     def refresh(self) -> str:
         """Make the worktree what the branch is at the git remote now, and give that commit.
@@ -75,9 +76,12 @@ class Worktree:
         base = f"{self._references}/base"
         releases = f"refs/tags/{written(self.artifact)}@*:{self._references}/releases/*"
         wanted = (f"+refs/heads/{self.branch}:{base}", f"+{releases}")
+        for left in (self.state.parents[2] / self._references).rglob("*.lock"):  # of a killed git: they are ours alone
+            left.unlink()
+        # no refmap: two runs at once would write the same refs/remotes; nor is people's FETCH_HEAD ours
+        options = ("--quiet", "--no-tags", "--refmap=", "--no-write-fetch-head")
         try:
-            # no refmap: two runs at once would write the same refs/remotes
-            registry.git("fetch", "--quiet", "--no-tags", "--refmap=", self.remote, *wanted, folder=self.origin)
+            registry.git("fetch", *options, self.remote, *wanted, folder=self.origin)
         except GitFailed as error:
             raise Failed(
                 f"{self.remote}: {self.branch} could not be fetched: {error}; nothing was started and prod is as it "
@@ -96,7 +100,7 @@ class Worktree:
             CommandFailed: where neither has it.
         """
         below = (self.project / path).relative_to(self.root).as_posix()
-        dvc("get", "--quiet", "--rev", commit, "--out", str(out), str(self.root), below, folder=self.state)
+        dvc("get", "--rev", commit, "--out", str(out), str(self.root), below, folder=self.state)
 
     @property
     def _references(self) -> str:
@@ -107,14 +111,20 @@ class Worktree:
         try:
             if not (self.root / ".git").is_file() or not self.project.is_dir():
                 raise FileNotFoundError(self.root)  # git would look for a repository above, and find the people's one
+            if (
+                Path(self.git("rev-parse", "--path-format=absolute", "--git-common-dir").strip())
+                != self.state.parents[2]
+            ):
+                raise FileNotFoundError(self.root)  # a copied repository's, which works for the original still
             administration = Path(self.git("rev-parse", "--absolute-git-dir").strip())
             (administration / "index.lock").unlink(missing_ok=True)  # of a killed git: this run alone works here
             self.git("reset", "--quiet", "--hard", head)
             registry.git(*NO_HOOKS, "clean", "-ffdq", f"--exclude={CHECKPOINTS}", folder=self.root)
         except (FileNotFoundError, GitFailed):
-            shutil.rmtree(self.root, ignore_errors=True)
+            _remove(self.root)
             registry.git("worktree", "prune", folder=self.origin)
-            add = ("worktree", "add", "--quiet", "--force", "--detach", str(self.root), head)
+            # force: it is listed still; force again: a git that was killed has left it locked
+            add = ("worktree", "add", "--quiet", "--force", "--force", "--detach", str(self.root), head)
             registry.git(*NO_HOOKS, *add, folder=self.origin)
         if not (self.project / "dvc.yaml").is_file():
             raise Refused(f"{self.remote}/{self.branch}: has no dvc.yaml in the project's folder; commit and push it")
@@ -126,15 +136,20 @@ class Worktree:
         stamp = hashlib.sha256(b"".join(file.read_bytes() for file in settings)).hexdigest()
         mark = f"# {folder} {stamp} {self.dvc_remote}\n"
         place = dvc_folder(self.project) / "config.local"
-        if place.is_file() and place.read_text().startswith(mark):
+        if place.is_file() and place.read_text().startswith(mark) and place.stat().st_mode & 0o077 == 0:
             return
         sections: dict[str, dict[str, str]] = {"cache": {"dir": str(folder / "cache")}}
+        remotes = set()
         for line in dvc("config", "--list", "--show-origin", folder=self.origin):  # the later line holds
             file, tab, setting = line.partition("\t")
+            if setting.startswith("remote."):
+                remotes.add(setting.partition("=")[0].removeprefix("remote.").rpartition(".")[0])
             if tab and (self.origin / file).resolve() in settings:  # the user's and the machine's hold here anyway
                 key, _, value = setting.partition("=")
                 section, _, option = key.rpartition(".")
                 sections.setdefault(section, {})[option] = value
+        if self.dvc_remote is not None and self.dvc_remote not in remotes:
+            raise Refused(f"dvc_remote: found {self.dvc_remote!r}, DVC has {', '.join(sorted(remotes)) or 'none'}")
         if self.dvc_remote is not None:
             sections.setdefault("core", {})["remote"] = self.dvc_remote
         lines = []
@@ -142,14 +157,20 @@ class Worktree:
             kind, _, name = section.partition(".")
             lines.append(f"['{kind} \"{name}\"']" if name else f"[{kind}]")
             lines += [f"{option} = {_quoted(value)}" for option, value in options.items()]
-        write_whole(place, (mark + "\n".join(lines) + "\n").encode())
-        place.chmod(0o600)  # it may have passwords of a remote
+        with whole_file(place) as temporary:
+            temporary.touch(0o600)  # it may have passwords of a remote
+            temporary.write_text(mark + "\n".join(lines) + "\n")
 
     def _keep_checkpoints(self) -> None:
         place = self.project / CHECKPOINTS
         self.checkpoints.mkdir(exist_ok=True)
+        if tracked := self.git("ls-files", "--", CHECKPOINTS):
+            raise Refused(
+                f"{tracked.splitlines()[0]}: is in git; `git rm -r --cached {CHECKPOINTS}`, write {CHECKPOINTS}/ into "
+                ".gitignore, commit and push"
+            )
         if not place.is_symlink() or place.readlink() != self.checkpoints:
-            place.unlink(missing_ok=True)
+            _remove(place)
             place.symlink_to(self.checkpoints, target_is_directory=True)
 
 
@@ -224,6 +245,14 @@ def dvc_folder(project: Path) -> Path:
         if (folder / ".git").exists():
             break
     raise Refused(f"{project}: has no DVC; run `dvc init`, add a remote, and commit .dvc/config")
+
+
+def _remove(place: Path) -> None:
+    """Remove a file, a link or a folder, where it is."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _quoted(value: str) -> str:

@@ -21,21 +21,23 @@ class Ended:
         how: the outcome; `refused` by the gate.
         why: in words.
         code: exit code that this alone would give.
+        waiting: data that was there and not whole, and why.
     """
 
     model: str
     how: Literal["promoted", "refused", "skipped", "failed"]
     why: str
     code: int = 0
+    waiting: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.model}: {self.how}: {self.why}"
+        return "; ".join([f"{self.model}: {self.how}: {self.why}", *(f"waiting: {line}" for line in self.waiting)])
 
 
 def skipped(model: str, found: Findings, before: str | None) -> Ended:
     """There is nothing to do, or it was done `before` and refused."""
     why = f"{before}; --force judges it again" if before and found.reasons else "nothing has changed"
-    return Ended(model, "skipped", "; ".join([why, *(f"waiting: {line}" for line in found.arrivals.waiting)]))
+    return Ended(model, "skipped", why, waiting=found.arrivals.waiting)
 
 
 def failed(model: str, error: Refused | Failed | OSError) -> Ended:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shlex
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -17,22 +15,23 @@ from prefect import flow, get_run_logger, states, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun
 
 from flows import gate
 from flows.command import Report
 from flows.dvc import PROCESSES
 from flows.graph import run_stage
-from flows.retraining import judge, look, release, warm
+from flows.retraining import judge, look, notice, release, warm
 from flows.retraining.ended import Ended, failed, skipped
 from flows.retraining.look import Findings
 from flows.retraining.settings import Settings, chosen_models, open_settings, open_worktree
 from flows.worktree import Worktree
 from ganlib.card import DatasetSpec
 from ganlib.inference.model_card import markdown
+from ganlib.inference.package import open_package
 from ganlib.problems import Failed, Refused
 
 ATTEMPTS = 3  # where others push to the branch or promote meanwhile
-NOTICE = 60.0  # seconds that the command `notify` is given
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -125,7 +124,7 @@ def retrain(models: list[str] | None = None, project: Path = Path(), force: bool
         settings = open_settings(project)
         chosen = chosen_models(project, settings, models or ())
     except Refused as error:
-        return states.Failed(message=str(error), data=error)
+        return states.Failed(message=str(error))
     ended = [_retrain(model, project, settings, force) for model in chosen]
     message = "; ".join(map(str, ended))
     if any(one.how == "failed" for one in ended):
@@ -137,21 +136,30 @@ def retrain(models: list[str] | None = None, project: Path = Path(), force: bool
 
 
 def _retrain(model: str, project: Path, settings: Settings, force: bool) -> Ended:
+    log = get_run_logger()
     try:
         with open_worktree(project, settings, model) as tree:
             ended = _in_tree(tree, settings, force)
+            if ended.how == "promoted":
+                notice.tell(settings, str(ended), log.warning)
+                notice.told(tree)
     except (Refused, Failed, OSError) as error:
         ended = failed(model, error)
-    log = get_run_logger()
+    except CancelledRun:
+        raise
+    except Exception as error:  # a defect: the other models go on, and somebody is told
+        log.exception("%s: unexpected", model)
+        ended = Ended(model, "failed", f"{type(error).__name__}: {error}; a defect: its traceback is in the log", 1)
     (log.error if ended.how == "failed" else log.info)(str(ended))
-    if ended.how != "skipped":
-        _notify(settings, str(ended))
+    if ended.how in ("refused", "failed") or (ended.how == "skipped" and ended.waiting):
+        notice.tell(settings, str(ended), log.warning)
     return ended
 
 
 def _in_tree(tree: Worktree, settings: Settings, force: bool) -> Ended:
     for _ in range(ATTEMPTS):
         found = look_around(tree, settings)
+        notice.tell_late(tree, settings, found, get_run_logger().warning)
         before = None if force else judge.refused_before(tree, settings, found, trained=False)
         if before or not found.reasons:
             return skipped(tree.model, found, before)
@@ -173,15 +181,18 @@ def _challenge(tree: Worktree, settings: Settings, found: Findings, force: bool)
         return skipped(tree.model, found, before)
     verdict = score_and_judge(tree, settings, found)
     _publish_decision(tree, found, verdict)
+    why, waiting = verdict.reasons[0], found.arrivals.waiting
     if not verdict.promote:
-        judge.remember(tree, settings, found, verdict)
-        return Ended(tree.model, "refused", verdict.reasons[0])
+        if verdict.lasting:
+            judge.remember(tree, settings, found, verdict)
+        return Ended(tree.model, "refused", why, waiting=waiting)
     made = commit(tree, found, _message(tree, found, verdict))
     push_data(tree, found, made)
     push_commit(tree, found, made)
+    notice.intend(tree, made, str(Ended(tree.model, "promoted", why, waiting=waiting)))
     version = promote(tree, found, made)
     _publish_card(tree, made, version)
-    return Ended(tree.model, "promoted", f"{version} is prod: {verdict.reasons[0]}")
+    return Ended(tree.model, "promoted", f"{version} is prod: {why}", waiting=waiting)
 
 
 def _run_stages(tree: Worktree, found: Findings) -> None:
@@ -206,34 +217,43 @@ def _publish_data(tree: Worktree, found: Findings) -> None:
         spec = DatasetSpec.load(card)
         lines += ["", "Ingested:", *(f"- {split}: {count} images" for split, count in spec.counts.items())]
         lines += [f"- refused as {reason}: {count}" for reason, count in spec.refused.items()]
-    create_markdown_artifact("\n".join(lines), key=_key(tree.model, "data"), description="what is new")
+        lines += _classes(tree, found, spec)
+    create_markdown_artifact("\n".join(lines), key=_key(tree.artifact, "data"), description="what is new")
+
+
+def _classes(tree: Worktree, found: Findings, spec: DatasetSpec) -> list[str]:
+    """Those of the data, and those that the champion does not know: new ones, or a delivery in the wrong folders."""
+    if not spec.classes:
+        return []
+    lines = [f"- classes: {', '.join(spec.classes)}"]
+    if found.champion is not None:
+        known = open_package(judge.champion_package(tree, found.champion)).card.classes
+        if new := [name for name in spec.classes if name not in known] if known else []:
+            lines.append(f"- **new to {found.champion.version}:** {', '.join(new)}")
+    return lines
 
 
 def _publish_decision(tree: Worktree, found: Findings, verdict: gate.Verdict) -> None:
     against = f"{found.champion.version} ({found.champion.commit[:12]})" if found.champion else "none yet"
     lines = [f"# {tree.model}", f"Built upon {found.head[:12]}; champion: {against}.", "", verdict.markdown()]
-    create_markdown_artifact("\n".join(lines), key=_key(tree.model, "decision"), description="champion or challenger")
+    create_markdown_artifact(
+        "\n".join(lines), key=_key(tree.artifact, "decision"), description="champion or challenger"
+    )
 
 
 def _publish_card(tree: Worktree, made: str, version: str) -> None:
-    card = markdown(tree.project / "models" / tree.model / "package")
-    lines = [f"{tree.artifact}@{version}, commit {made[:12]}", "", card]
-    create_markdown_artifact("\n".join(lines), key=_key(tree.model, "card"), description="what was promoted")
+    """What has become prod. That Prefect cannot take it changes nothing any more."""
+    log = get_run_logger()
+    try:
+        card = markdown(tree.project / "models" / tree.model / "package")
+        lines = [f"{tree.artifact}@{version}, commit {made[:12]}", "", card]
+        create_markdown_artifact("\n".join(lines), key=_key(tree.artifact, "card"), description="what was promoted")
+    except Exception:  # of many kinds: its server is gone, or has gone mad
+        log.exception("the model card was not published in Prefect; `ganlib card` prints it")
 
 
 def _key(*parts: str) -> str:
     return re.sub("[^a-z0-9]+", "-", "-".join(parts).lower())
-
-
-def _notify(settings: Settings, message: str) -> None:
-    """Tell who wants to know. That this fails changes nothing."""
-    if settings.notify is None:
-        return
-    try:
-        command = shlex.split(settings.notify)
-        subprocess.run(command, input=message + "\n", text=True, capture_output=True, timeout=NOTICE, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        get_run_logger().warning("notify: %s", error)
 
 
 def _log() -> Report:

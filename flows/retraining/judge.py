@@ -12,11 +12,13 @@ from typing import Any
 
 from flows import gate
 from flows.command import CommandFailed, Report, run
+from flows.packages import fetch_package
 from flows.retraining.look import Findings, package_at, settings_key
 from flows.retraining.settings import Settings
 from flows.worktree import Worktree
 from ganlib.files import whole_folder, write_whole
 from ganlib.inference.package import open_package
+from ganlib.inference.registry import place
 from ganlib.inference.tags import Release
 from ganlib.problems import Failed, Refused
 from ganlib.score import Score
@@ -30,29 +32,24 @@ def champion_package(tree: Worktree, champion: Release) -> Path:
     Raises:
         Failed: where it cannot be had any more.
     """
-    folder = tree.state / "champions" / champion.version
+    folder = tree.state / "champions" / _called(champion)
     try:
         open_package(folder)
         return folder
     except Refused:  # not here yet, or damaged
         pass
-    path = f"models/{tree.model}/package"
-    called = f"{tree.model}@{champion.version}, which holds prod"
-    again = (
-        f"nothing was trained: `dvc push --all-tags {path}` from where it was made, or "
-        f"`python -m flows.registry rollback {tree.model} --push`, then run this again"
-    )
     try:
         with whole_folder(folder) as temporary:
-            got = temporary / "got"
-            tree.get(path, champion.commit, got)
-            for file in list(got.iterdir()):
+            fetch_package(tree.project, champion.commit, tree.model, temporary / "got")
+            for file in list((temporary / "got").iterdir()):
                 file.rename(temporary / file.name)
-            got.rmdir()
-        open_package(folder)
-    except (CommandFailed, Refused) as error:
-        reason = error.reason if isinstance(error, CommandFailed) else str(error)
-        raise Failed(f"{called}: its package cannot be had: {reason}; {again}") from error
+            (temporary / "got").rmdir()
+    except (Failed, Refused) as error:
+        raise Failed(
+            f"{tree.model}@{champion.version}, which holds prod: its package cannot be had: {error}; nothing was "
+            f"trained: `dvc push --all-tags {place(tree.model)}` from where it was made, or `python -m flows.registry "
+            f"rollback {tree.model} --push`, then run this again"
+        ) from error
     return folder
 
 
@@ -121,8 +118,13 @@ def forget_champions(tree: Worktree, kept: Release | None) -> None:
     """Remove packages of champions of the past."""
     folder = tree.state / "champions"
     for package in folder.iterdir() if folder.is_dir() else ():
-        if kept is None or package.name != kept.version:
+        if kept is None or package.name != _called(kept):
             shutil.rmtree(package)
+
+
+def _called(champion: Release) -> str:
+    """Its folder. A version that was taken back may come again as another commit."""
+    return f"{champion.version}-{champion.commit[:12]}"
 
 
 def _judged(tree: Worktree, settings: Settings, found: Findings) -> str:
@@ -135,7 +137,11 @@ def _judged(tree: Worktree, settings: Settings, found: Findings) -> str:
 def _entries(tree: Worktree) -> Iterator[dict[str, Any]]:
     file = tree.state / RECORD
     for line in reversed(file.read_text().splitlines() if file.is_file() else []):
-        yield json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:  # somebody has been at it: what it said is judged once more
+            continue
+        yield entry
 
 
 def _write(tree: Worktree, entry: dict[str, Any]) -> None:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import yaml
-
 from flows.command import CommandFailed, Report, dvc
 from flows.packages import check_declared
 from flows.registry import PROD
-from flows.retraining.data import RAW, Arrivals, bring_in
+from flows.retraining.data import Arrivals, bring_in, whole_copies
+from flows.retraining.raw import check_raw, clear_raw, pull_raw, read_lock
 from flows.retraining.settings import Settings
-from flows.retraining.stale import Graph, is_here, read_graph
+from flows.retraining.stale import Graph, read_graph
 from flows.worktree import CHECKPOINTS, Worktree, dvc_folder
 from ganlib.inference.registry import place, read_registry
 from ganlib.inference.tags import Release
@@ -54,7 +53,8 @@ class Findings:
         """Why there is something to do, a line each; none where there is nothing."""
         lines = list(self.arrivals.lines)
         if self.due:
-            lines.append(f"not up to date: {', '.join(self.due)}")
+            why = f" ({self.graph.why})" if self.graph.why else ""
+            lines.append(f"not up to date: {', '.join(self.due)}{why}")
         if self.unreleased:
             lines.append(f"the package at {self.head[:12]} is no release yet")
         return tuple(lines)
@@ -76,8 +76,11 @@ def look(tree: Worktree, settings: Settings, report: Report) -> Findings:
         raise Refused(f"{tree.model}: is deprecated at {tree.remote}; delete the tag {tree.artifact}@deprecated there")
     releases = standing.releases if standing else ()
     champion = next((release for release in releases if PROD in release.stages), None)
-    _clear(tree)
-    _pull_raw(tree, report)
+    _clear(tree, head)
+    copies = whole_copies(tree, settings)
+    clear_raw(tree, copies)
+    pull_raw(tree)
+    check_raw(tree, copies)
     arrivals = bring_in(tree, settings, report)
     graph = read_graph(tree.project, tree.model)
     if not graph.stages:
@@ -127,40 +130,30 @@ def package_at(tree: Worktree, commit: str | None = None) -> str | None:
         text = tree.git("show", f"{commit}:./dvc.lock") if commit else (tree.project / "dvc.lock").read_text()
     except (OSError, Failed):
         return None
-    return hashes(text).get(place(tree.model))
+    return hashes(text, f"dvc.lock of {commit[:12]}" if commit else "dvc.lock").get(place(tree.model))
 
 
-def hashes(lock: str) -> Mapping[str, str]:
-    """DVC's hashes of all outputs in a dvc.lock, by path."""
-    stages = (yaml.safe_load(lock) or {}).get("stages") or {}
+def hashes(lock: str, where: str = "dvc.lock") -> Mapping[str, str]:
+    """DVC's hashes of all outputs in a dvc.lock, by path.
+
+    Raises:
+        Refused: naming `where`, for what is no dvc.lock.
+    """
+    stages = read_lock(lock, where)
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs") or () if "md5" in out}
 
 
-def _clear(tree: Worktree) -> None:
+def _clear(tree: Worktree, head: str) -> None:
     """Remove outputs of an earlier run: a look counts what is not here as unchanged, `fetch` brings what is needed."""
     lock = tree.project / "dvc.lock"
-    outputs = list(hashes(lock.read_text())) if lock.is_file() else []
-    kept = set(tree.git("ls-files", "--", *outputs).splitlines()) if outputs else set()  # small texts are in git
+    outputs = list(hashes(lock.read_text(), f"dvc.lock of {head[:12]}")) if lock.is_file() else []
+    kept = set(tree.git("ls-files", "-z", "--", *outputs).split("\0")) if outputs else set()  # small texts are in git
     for path in outputs:
         output = tree.project / path
         if output.is_dir() and not any(name.startswith(f"{path}/") for name in kept):
             shutil.rmtree(output)
         elif output.is_file() and path not in kept:
             output.unlink()
-
-
-def _pull_raw(tree: Worktree, report: Report) -> None:
-    """Raw data that DVC keeps. All of it has to be here: with a part missing, a stage would learn from the rest."""
-    tracked = tree.git("ls-files", "--", f"{RAW}.dvc", f"{RAW}/*.dvc").splitlines()
-    if is_here(tree.project, tracked):
-        return
-    try:
-        dvc("pull", "--quiet", "--force", *tracked, folder=tree.project, report=report)
-    except CommandFailed as error:
-        raise Failed(
-            f"{RAW}: the DVC remote does not give it: {error.reason}; nothing was started and prod is as it was: see "
-            "to the remote, or `dvc push` from where the data was added, and run this again"
-        ) from error
 
 
 def _unreleased(tree: Worktree, head: str, releases: tuple[Release, ...]) -> bool:
@@ -201,5 +194,5 @@ def _check_disk(tree: Worktree, settings: Settings) -> None:
         if free < settings.min_free_disk:
             raise Failed(
                 f"{folder}: {free:.1f} GB are free, min_free_disk demands {settings.min_free_disk:.1f}; nothing was "
-                "started: make room, for example by `dvc gc`, and run this again"
+                "started: make room, for example by `dvc gc --workspace --all-tags`, and run this again"
             )

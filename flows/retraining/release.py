@@ -69,9 +69,11 @@ def push_commit(tree: Worktree, found: Findings, made: str) -> None:
     if made == found.head:
         return
     try:
-        tree.git("push", "--quiet", tree.remote, f"{made}:refs/heads/{tree.branch}")
+        push = ("push", "--quiet", tree.remote, f"{made}:refs/heads/{tree.branch}")
+        registry.git(*NO_HOOKS, *push, folder=tree.origin)  # a remote may be a path that is relative to it
     except GitFailed as error:
-        if any(word in error.said for word in _OVERTAKEN):
+        refusals = [line for line in error.said.splitlines() if line.lstrip().startswith("!")]
+        if any(word in line for word in _OVERTAKEN for line in refusals):
             raise Overtaken(f"{tree.remote}/{tree.branch} has moved on meanwhile") from error
         raise Failed(
             f"{tree.remote}: {tree.branch} was not pushed: {error}; prod is as it was: see to the remote, or name a "
@@ -90,10 +92,11 @@ def promote(tree: Worktree, found: Findings, made: str) -> str:
         Failed: where the remote cannot be reached.
     """
     champion = found.champion.version if found.champion else None
-    stages = (CHALLENGER, PROD)
     try:
-        return publish(tree.project, tree.model, made, stages, tree.remote, champion, verified=True)
+        return publish(tree.origin, tree.model, made, (PROD, CHALLENGER), tree.remote, champion, verified=True)
     except Refused as error:
         if "meanwhile" in str(error):
             raise Overtaken(str(error)) from error
         raise
+    except Failed as error:
+        raise Failed(f"{error}; prod is as it was: see to it and run this again, what was trained is kept") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from flows.gate import Rules
 from flows.worktree import Worktree, worktree
@@ -40,7 +42,21 @@ class Settings(Section):
     )
     min_free_disk: float = Field(2.0, ge=0, description="GB that have to be free before anything starts")
     score: str = Field("python -m ganlib score", description="the command that scores a package on the frozen set")
-    notify: str | None = Field(None, description="a command that gets the message on its standard input")
+    notify: str | None = Field(None, description="a command that gets the message on its standard input; no shell")
+
+    @field_validator("score", "notify")
+    @classmethod
+    def _a_command(cls, value: str | None) -> str | None:
+        """Raises ValueError where the quotes are unbalanced or there is no such program."""
+        if value is None:
+            return None
+        try:
+            program = next(iter(shlex.split(value)), "")
+        except ValueError as error:
+            raise ValueError(f"{value!r} is no command: {str(error).lower()}") from error
+        if program != "python" and shutil.which(program) is None:
+            raise ValueError(f"{value!r}: there is no program {program!r} on this machine")
+        return value
 
 
 def open_settings(project: Path) -> Settings:
@@ -70,6 +86,8 @@ def chosen_models(project: Path, settings: Settings, asked: Sequence[str] = ()) 
     names = _mapping(project / "params.yaml").get("models")
     if not isinstance(names, list) or not names:
         raise Refused(f"{project / 'params.yaml'}: models: found {names!r}; expected a list of names")
+    if unknown := [name for name in settings.gate if name not in names]:
+        raise Refused(f"{project / FILE}: gate: found {unknown[0]!r}; params.yaml has {', '.join(map(str, names))}")
     chosen = tuple(dict.fromkeys(asked or settings.models or names))
     for name in chosen:
         if name not in names:

@@ -23,11 +23,13 @@ class Graph:
         stages: these and all that they need, needed ones first.
         due: those that may have to run: what is stale, and what needs it.
         needed: by stage, what it reads directly: stages, and .dvc files as paths below the project.
+        why: what has changed for the first stage that is stale by itself; empty where none is.
     """
 
     stages: tuple[str, ...]
     due: tuple[str, ...]
     needed: Mapping[str, tuple[str, ...]]
+    why: str = ""
 
     def inputs(self, stages: Collection[str]) -> tuple[str, ...]:
         """What these stages read, and is none of them."""
@@ -65,12 +67,13 @@ def read_graph(project: Path, suffix: str) -> Graph:
         needed = {name: tuple(map(name_of, graph.successors(stage))) for name, stage in stages.items()}
         ordered = TopologicalSorter(needed).static_order()
         runs = [name for name in ordered if isinstance(stages[name], PipelineStage)]
-        stale = {
+        stale = [
             name
             for name in runs
             if stages[name].changed(allow_missing=True, upstream=list(graph.successors(stages[name])))
-        }
-    return Graph(tuple(runs), tuple(with_dependents({name: needed[name] for name in runs}, stale)), needed)
+        ]
+        why = f"{stale[0]}: {_why(stages[stale[0]])}" if stale else ""
+    return Graph(tuple(runs), tuple(with_dependents({name: needed[name] for name in runs}, set(stale))), needed, why)
 
 
 def is_here(project: Path, files: Collection[str]) -> bool:
@@ -82,6 +85,44 @@ def is_here(project: Path, files: Collection[str]) -> bool:
     with _repository(project) as repo:
         tracking = [stage for stage in repo.index.stages if _file(stage, project) in files]
         return len(tracking) == len(files) and not any(stage.changed_outs() for stage in tracking)
+
+
+def measure(project: Path, path: str, without: Collection[str] = ()) -> tuple[int, int]:
+    """Number and bytes of the files of a file or folder, as DVC counts them for dvc.lock: but for what it ignores.
+
+    Args:
+        project: the project's folder.
+        path: below it.
+        without: paths below the project that are not counted.
+
+    Raises:
+        Refused, Failed: as `read_graph`.
+    """
+    place = project / path
+    with _repository(project) as repo:
+        files = [Path(file) for file in repo.dvcignore.find(repo.fs, str(place))] if place.is_dir() else [place]
+    left_out = [project / name for name in without]
+    here = [file for file in files if file.exists() and not any(file.is_relative_to(folder) for folder in left_out)]
+    return len(here), sum(file.stat().st_size for file in here)
+
+
+def _why(stage: Any) -> str:
+    """What has changed for a stale stage, for people."""
+    if stage.outs and not any(out.hash_info for out in stage.outs):
+        return "it has never run"
+    if stage.changed_stage():
+        return "its command has changed"
+    changed = []
+    for dependency in stage.deps:
+        for name, what in dependency.status().items():
+            settings = isinstance(what, dict)  # by their names, in a file of settings
+            if settings or what != "deleted":  # what is not here is taken to be as it was
+                changed += (
+                    [f"{setting} is {how}" for setting, how in what.items()] if settings else [f"{name} is {what}"]
+                )
+    if not changed:
+        return "what it reads or has made is another than dvc.lock says"
+    return changed[0] + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def _lineage(card: ModelCard) -> list[str]:
     facts = {}
     if card.commit:
         commit, dirty, _ = card.commit.partition("-dirty")
-        facts["Trained by commit"] = _code(commit) + (", with changes that are not in it" if dirty else "")
+        facts["Trained upon commit"] = _code(commit) + (", with changes that were committed later" if dirty else "")
     facts["Began"] = _began(card)
     facts["Trained for"] = f"{_count(card.steps, 'step')}, {_count(card.images_seen, 'image')} seen"
     if card.best:

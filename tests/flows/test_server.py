@@ -37,6 +37,22 @@ def test_a_server_of_our_own_ends_when_its_flow_is_killed(tmp_path, monkeypatch,
     assert eventually(lambda: not answers(address))
 
 
+def test_a_configured_server_that_is_down_is_one_line() -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.server import server as taken
+    from ganlib.problems import Failed
+
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(
+            Failed, match=r"PREFECT_API_URL: http://127\.0\.0\.1:9/api does not answer: .*; start that server"
+        ),
+        taken(),
+    ):
+        pass
+
+
 def test_a_configured_server_is_taken(server: str) -> None:
     from flows.server import server as running
 

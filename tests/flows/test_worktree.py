@@ -17,7 +17,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Releasing:
     for name, value in bare_machine().items():
         monkeypatch.setenv(name, value)
     made = build_project(tmp_path, below="examples/tiny", remote={"url": "../../../../storage"})
-    (made.folder / ".dvc" / "config.local").write_text('[\'remote "store"\']\n    password = it\'s a "secret"\n')
+    (made.folder / ".dvc" / "config.local").write_text(
+        '[\'remote "other"\']\n    url = ../other\n[\'remote "store"\']\n    password = it\'s a "secret"\n'
+    )
     return made
 
 
@@ -68,6 +70,60 @@ def test_it_has_the_projects_dvc_settings_and_cache(project: Releasing) -> None:
     assert set(there) == set(here) - {"core.remote=store"} | own
 
 
+def test_what_a_killed_git_has_left_is_in_nobodys_way(project: Releasing) -> None:
+    common = project.tree / ".git"
+    with worktree(project.folder, "tiny") as tree:
+        head = tree.refresh()
+        references = common / tree._references
+        (references / "base.lock").touch()
+        (common / "FETCH_HEAD").write_text("people's")
+        assert tree.refresh() == head
+        assert (common / "FETCH_HEAD").read_text() == "people's"
+        (next((common / "worktrees").iterdir()) / "locked").write_text("initializing")
+        shutil.rmtree(tree.root)
+        tree.root.write_text("a file")
+        assert tree.refresh() == head
+        (tree.project / ".dvc" / "config.local").chmod(0o644)
+        tree.refresh()
+        assert (tree.project / ".dvc" / "config.local").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_copied_repository_works_for_itself(project: Releasing) -> None:
+    with worktree(project.folder, "tiny") as tree:
+        tree.refresh()
+    copy = project.tree.parent / "copy"
+    shutil.copytree(project.tree, copy / "work", symlinks=True)
+    with worktree(copy / "work" / "examples/tiny", "tiny") as tree:
+        tree.refresh()
+        assert Path(tree.git("rev-parse", "--path-format=absolute", "--git-common-dir").strip()) == copy / "work/.git"
+
+
+def test_checkpoints_in_git_are_refused(project: Releasing) -> None:
+    (project.folder / ".checkpoints").mkdir()
+    (project.folder / ".checkpoints" / "lock").touch()
+    project.commit("too much")
+    with (
+        worktree(project.folder, "tiny") as tree,
+        pytest.raises(Refused, match=r"checkpoints/lock: is in git; `git rm -r --cached \.checkpoints`"),
+    ):
+        tree.refresh()
+
+
+def test_machines_share_checkpoints(project: Releasing, tmp_path: Path) -> None:
+    with worktree(project.folder, "tiny") as tree:
+        tree.refresh()
+    (tmp_path / "shared").mkdir()
+    with worktree(project.folder, "tiny", checkpoints="../../../shared") as tree:
+        tree.refresh()
+        (tree.project / ".checkpoints" / "state").write_text("a step")
+    assert [path.name for path in (tmp_path / "shared").rglob("state")] == ["state"]
+    with (
+        pytest.raises(Failed, match=r"checkpoints: .*gone is no folder; nothing was started: mount or make it"),
+        worktree(project.folder, "tiny", checkpoints=str(tmp_path / "gone")),
+    ):
+        pass
+
+
 def test_one_run_at_a_time(project: Releasing) -> None:
     def held(model: str) -> Worktree:
         with worktree(project.folder, model) as tree:
@@ -87,6 +143,8 @@ def test_what_it_cannot_work_with(project: Releasing, tmp_path: Path) -> None:
 
     with pytest.raises(Refused, match="remote: found 'upstream', git has origin; `git remote add upstream URL`"):
         refreshed(project.folder, remote="upstream")
+    with pytest.raises(Refused, match="dvc_remote: found 'nix', DVC has other, store"):
+        refreshed(project.folder, dvc_remote="nix")
     with pytest.raises(Failed, match=r"origin: nix could not be fetched: .*see to the remote and run this again"):
         refreshed(project.folder, branch="nix")
     with pytest.raises(Refused, match="has no DVC; run `dvc init`"):

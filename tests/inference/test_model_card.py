@@ -98,7 +98,7 @@ Makes RGB images of 8 x 8 pixels of 3 classes: daisy, poppy, rose.
 
 ## Lineage
 
-- **Trained by commit:** `{COMMIT}`, with changes that are not in it
+- **Trained upon commit:** `{COMMIT}`, with changes that were committed later
 - **Began:** with the networks of `models/champion`, of `first`, trained by commit `{FIRST}`, sha256 `{STATE}`
 - **Trained for:** 5,000 steps, 160,000 images seen
 - **Weights with the best:** `sliced_wasserstein_distance` 0.01235 after step 4,500

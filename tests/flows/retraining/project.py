@@ -21,6 +21,7 @@ from ganlib.inference.registry import releases
 from tests.flows.releasing import Releasing, build_project
 from tests.packages import build_package
 
+REPOSITORY = Path(__file__).parents[3]  # the project has what is ignored in common with it
 MODEL = "one"
 ARTIFACT, TAG = "project:one", "project=one"  # in the registry: the project is not all of its repository
 
@@ -205,7 +206,7 @@ def build(base: Path) -> Retraining:
         "stage.py": STAGE,
         "score.py": SCORE,
         "params.yaml": yaml.safe_dump({"models": [MODEL], "train": {MODEL: {"steps": 1}}}),
-        ".gitignore": "models/\n",
+        ".gitignore": (REPOSITORY / ".gitignore").read_text(),
         "data/frozen/frozen.json": "{}",
     }.items():
         (project.folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from flows import retrain
-from flows.retraining import release
+from flows.retraining import flow, release
 from flows.worktree import worktree
 from tests.flows.retraining.project import MODEL, TAG, Retraining
 
@@ -54,6 +54,30 @@ def test_a_challenger_that_cannot_be_scored_fails_the_run(project: Retraining, c
     said = said_by(project, capsys, 1)
     assert said.startswith("failed: the challenger could not be scored: frechet_distance is not finite; prod is as it")
     assert project.head() == head
+
+
+def test_a_defect_is_said_and_one_of_prefect_does_not_take_a_promotion_back(
+    project: Retraining, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.change(distance=8.0)
+    notice = project.base / "notice"
+    project.settle(notify=f"tee {notice}")
+
+    def broken(*given, **named) -> None:
+        if named.get("key") in (None, "project-one-card"):
+            raise ZeroDivisionError("of somebody's")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "push_data", broken)
+        said = said_by(project, capsys, 1)
+    assert said == "failed: ZeroDivisionError: of somebody's; a defect: its traceback is in the log"
+    assert notice.read_text() == f"{MODEL}: {said}\n"
+
+    monkeypatch.setattr(flow, "create_markdown_artifact", broken)
+    assert retrain.main(["--project", str(project.folder)]) == 0
+    assert f"{MODEL}: promoted: v2.0.0 is prod" in capsys.readouterr().out
+    assert notice.read_text().startswith(f"{MODEL}: promoted: v2.0.0 is prod")
+    assert project.ran().count("train") == 1
 
 
 def test_two_runs_at_once(project: Retraining, capsys) -> None:

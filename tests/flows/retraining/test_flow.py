@@ -48,7 +48,7 @@ def test_new_data_that_makes_a_better_model_is_promoted(project: Retraining, cap
     assert project.prod() == "v2.0.0"
     events = [(event.what, event.version, event.stage) for event in history(project.folder, MODEL)]
     assert events[:3] == [
-        ("assigned", "v2.0.0", "prod"), ("assigned", "v2.0.0", "challenger"), ("registered", "v2.0.0", None)
+        ("assigned", "v2.0.0", "challenger"), ("assigned", "v2.0.0", "prod"), ("registered", "v2.0.0", None)
     ]  # fmt: skip
     package = resolve(f"{ARTIFACT}@prod", str(project.releasing.tree), tmp_path / "cache")
     learnt = json.loads((package / "card.json").read_text())["parameters"]
@@ -66,17 +66,17 @@ def test_new_data_that_makes_a_better_model_is_promoted(project: Retraining, cap
     changed = project.releasing.git("--git-dir", str(origin), "diff", "--name-only", f"{head}~", head).split()
     changed = [name.removeprefix("project/") for name in changed]
     assert changed == [
-        "data/raw/.gitignore", "data/raw/monday.dvc", "dvc.lock", "params.yaml", f"reports/{MODEL}/metrics.json"
+        "data/raw/monday.dvc", "dvc.lock", "params.yaml", f"reports/{MODEL}/metrics.json"
     ]  # fmt: skip
     assert "data/raw/monday.dvc: delivered, 2 files" in project.releasing.git("--git-dir", str(origin), "log", "-1")
 
     assert project.releasing.git("status", "--porcelain") == before  # people's own working tree
     assert delivery.is_dir()
     assert last_state()[0] == "Promoted"
-    decision = artifact(f"{MODEL}-decision")
+    decision = artifact("project-one-decision")
     assert "**Promoted**" in decision and "champion: v1.0.0" in decision and "| frechet_distance |" in decision
-    assert "delivered, 2 files" in artifact(f"{MODEL}-data")
-    assert artifact(f"{MODEL}-card").startswith(f"{ARTIFACT}@v2.0.0, commit {head[:12]}\n\n# {MODEL}\n")
+    assert "delivered, 2 files" in artifact("project-one-data")
+    assert artifact("project-one-card").startswith(f"{ARTIFACT}@v2.0.0, commit {head[:12]}\n\n# {MODEL}\n")
     assert (tmp_path / "notice").read_text().startswith(f"{MODEL}: promoted: v2.0.0 is prod")
 
 
@@ -113,7 +113,7 @@ def test_an_equal_model_is_refused_and_not_trained_again(project: Retraining, ca
     assert "refused: frechet_distance: challenger 10" in capsys.readouterr().out
     assert (project.prod(), project.head()) == ("v1.0.0", head)
     assert last_state()[0] == "Refused"
-    assert "**Not promoted**" in artifact(f"{MODEL}-decision")
+    assert "**Not promoted**" in artifact("project-one-decision")
     ran = project.ran()
 
     assert retrain.main(["--project", str(project.folder)]) == 0

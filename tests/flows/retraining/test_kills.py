@@ -33,12 +33,17 @@ def dying(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dyi
 
 def test_killed_after_any_step_it_goes_on(project: Retraining, dying: Dying, capsys) -> None:
     project.change(distance=8.0)
+    notice = project.base / "notice"
+    project.settle(notify=f"tee -a {notice}")
     for step, published in STEPS:
         assert dying.run(project, after=step) == -signal.SIGKILL, step
         assert project.prod() == ("v2.0.0" if published else "v1.0.0"), step
     assert project.ran().count("train") == 1  # and what was trained was never lost
     assert retrain.main(["--project", str(project.folder)]) == 0
     assert capsys.readouterr().out == f"flows.retrain: {MODEL}: skipped: nothing has changed\n"
+    told = notice.read_text()
+    assert told.startswith(f"{MODEL}: promoted: ") and told.endswith(" (by a run that was cut off then)\n")
+    assert told.count("\n") == 1
     assert project.prod() == "v2.0.0"
 
 

@@ -46,6 +46,8 @@ def test_the_defaults(project: Path) -> None:
         ({"gate": {"one": {"floor": 1, "margn": 1.0}}}, r"gate\.one\.margn: unknown key; did you mean margin\?"),
         ({"gate": {"one": {}}}, r"retrain\.yaml: gate\.one\.floor: missing"),
         ({"frozen": "x"}, r"retrain\.yaml: gate: missing"),
+        ({"gate": {}, "notify": "mail -s 'it's done' me"}, r"notify: \"mail .* is no command: no closing quotation"),
+        ({"gate": {}, "score": "nix score"}, r"score: 'nix score': there is no program 'nix' on this machine"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(settings, message, project: Path) -> None:
@@ -57,6 +59,8 @@ def test_a_wrong_setting_is_named(settings, message, project: Path) -> None:
 def test_a_model_needs_a_gate_and_a_place_in_the_parameters(project: Path) -> None:
     write(project, gate={"one": {"floor": 1.0}})
     settings = open_settings(project)
+    with pytest.raises(Refused, match=r"gate: found 'three'; params\.yaml has one, two"):
+        chosen_models(project, settings.model_copy(update={"gate": {"three": settings.gate["one"]}}))
     with pytest.raises(Refused, match=r"gate: two is missing; say by `two: \{floor: VALUE\}`"):
         chosen_models(project, settings)
     with pytest.raises(Refused, match=r"model: found 'three'; params\.yaml has one, two"):

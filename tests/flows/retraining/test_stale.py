@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows.retraining.stale import is_here, read_graph
+from flows.retraining.stale import is_here, measure, read_graph
 from ganlib.problems import Refused
 from tests.flows.releasing import Releasing, build_project
 
@@ -76,9 +77,11 @@ def test_what_is_stale_is_what_dvc_says(project: Releasing) -> None:
     graph = read_graph(project.folder, "one")
     assert told_by_dvc(project, graph.stages) == {"train@one"}
     assert graph.due == ("train@one", "export@one")
+    assert graph.why == "train@one: train.one is modified"
     assert read_graph(project.folder, "two").due == ()
     write_parameters(project, steps=1)
-    assert read_graph(project.folder, "one").due == ()
+    graph = read_graph(project.folder, "one")
+    assert (graph.due, graph.why) == ((), "")
 
     for path in ("data/prepared/all", "models/one/weights", "models/one/package", "judge"):  # not here is no change
         (project.folder / path).unlink()
@@ -87,7 +90,13 @@ def test_what_is_stale_is_what_dvc_says(project: Releasing) -> None:
     assert read_graph(project.folder, "one").due == ()
     (project.folder / "data/other").write_text("changed")
     assert told_by_dvc(project, graph.stages) == {"judge"}
-    assert read_graph(project.folder, "one").due == ("judge", "export@one")
+    graph = read_graph(project.folder, "one")
+    assert graph.due == ("judge", "export@one")
+    assert graph.why == "judge: data/other is modified"
+    plan = project.folder / "dvc.yaml"
+    plan.write_text(plan.read_text().replace("cat data/other", "cat < data/other"))
+    assert read_graph(project.folder, "one").why == "judge: its command has changed"
+    plan.write_text(plan.read_text().replace("cat < data/other", "cat data/other"))
 
 
 def test_whether_tracked_data_is_here(project: Releasing, tmp_path: Path) -> None:
@@ -100,6 +109,27 @@ def test_whether_tracked_data_is_here(project: Releasing, tmp_path: Path) -> Non
     assert not is_here(project.folder, files)
     (tmp_path / "a").rename(file)
     assert is_here(project.folder, files)
+
+
+def test_a_stage_that_has_never_run(tmp_path: Path) -> None:
+    made = build_project(tmp_path, ["one"], plan=PLAN)
+    write_parameters(made, steps=1)
+    assert read_graph(made.folder, "one").why == "train@one: it has never run"
+
+
+def test_files_are_counted_as_dvc_counts_them(project: Releasing) -> None:
+    raw = project.folder / "data/raw"
+    made_of = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]["ingest"]["deps"][0]
+    assert measure(project.folder, "data/raw") == (made_of["nfiles"], made_of["size"])
+    assert measure(project.folder, "data/raw/first/a") == (1, len("raw/first/a"))
+    assert measure(project.folder, "data/raw/nothing") == (0, 0)
+    (raw / "second").mkdir()
+    (raw / "second" / ".hg").mkdir()
+    for name in ("b", ".hg/ignored"):
+        (raw / "second" / name).write_text("four")
+    assert measure(project.folder, "data/raw") == (made_of["nfiles"] + 1, made_of["size"] + 4)
+    assert measure(project.folder, "data/raw", ["data/raw/second"]) == (made_of["nfiles"], made_of["size"])
+    shutil.rmtree(raw / "second")
 
 
 def test_a_plan_that_dvc_cannot_read(tmp_path: Path) -> None:
