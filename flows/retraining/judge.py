@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import gate
-from flows.command import CommandFailed, Report, run
+from flows.command import CommandFailed, Report, dvc, run
 from flows.packages import fetch_package
 from flows.retraining.look import Findings, package_at, settings_key
 from flows.retraining.settings import Settings
@@ -84,11 +85,37 @@ def compare(tree: Worktree, settings: Settings, found: Findings, report: Report)
     Raises:
         Failed: where one of them cannot be had or scored.
     """
-    challenger = score(tree, settings, tree.project / "models" / tree.model / "package", "challenger", report)
+    challenger = score(tree, settings, _whole_challenger(tree), "challenger", report)
     champion = None
     if found.champion is not None:
         champion = score(tree, settings, champion_package(tree, found.champion), "champion", report)
     return gate.judge(challenger, champion, settings.gate[tree.model])
+
+
+def _whole_challenger(tree: Worktree) -> Path:
+    """The challenger's package. What is damaged of it in the DVC cache goes, for DVC would bring it back each time."""
+    package = tree.project / place(tree.model)
+    try:
+        open_package(package)
+    except Refused as error:
+        damaged = _drop_damaged(tree)
+        what = f"{damaged} damaged files of it were removed from the DVC cache" if damaged else f"see to {package}"
+        raise Failed(f"the challenger: {error}; {what}, prod is as it was: run this again, it is made anew") from error
+    return package
+
+
+def _drop_damaged(tree: Worktree) -> int:
+    """Remove the objects of the challenger's package that are not what they are called by, and give their number."""
+    objects = Path(dvc("cache", "dir", folder=tree.project)[-1]) / "files" / "md5"
+    listing = package_at(tree) or ""
+    file = objects / listing[:2] / listing[2:]
+    damaged = 0
+    for md5 in [entry["md5"] for entry in json.loads(file.read_bytes())] if file.is_file() else []:
+        one = objects / md5[:2] / md5[2:]
+        if one.is_file() and hashlib.md5(one.read_bytes(), usedforsecurity=False).hexdigest() != md5:
+            one.unlink()
+            damaged += 1
+    return damaged
 
 
 def refused_before(tree: Worktree, settings: Settings, found: Findings, trained: bool) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pytest
 
 from flows import retrain
-from flows.retraining import flow, release
+from flows.retraining import flow, judge, release
 from flows.worktree import worktree
 from tests.flows.retraining.project import MODEL, TAG, Retraining
 
@@ -78,6 +79,28 @@ def test_a_defect_is_said_and_one_of_prefect_does_not_take_a_promotion_back(
     assert f"{MODEL}: promoted: v2.0.0 is prod" in capsys.readouterr().out
     assert notice.read_text().startswith(f"{MODEL}: promoted: v2.0.0 is prod")
     assert project.ran().count("train") == 1
+
+
+def test_a_challenger_that_was_damaged_in_the_cache_is_made_anew(
+    project: Retraining, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.change(distance=8.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "score", lambda *given: given[0].git("nonsense"))
+        said_by(project, capsys, 1)
+    with worktree(project.folder, MODEL) as tree:
+        content = (tree.project / "models" / MODEL / "package" / "generator.onnx").read_bytes()
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    stored = project.folder / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    stored.chmod(0o644)
+    stored.write_bytes(content[:-1] + b"?")
+    stored.chmod(0o444)  # so DVC takes it for what it is called by
+
+    said = said_by(project, capsys, 1)
+    assert "generator.onnx: found sha256" in said
+    assert "1 damaged files of it were removed from the DVC cache, prod is as it was: run this again" in said
+    assert retrain.main(["--project", str(project.folder)]) == 0
+    assert f"{MODEL}: promoted: v2.0.0 is prod" in capsys.readouterr().out
 
 
 def test_two_runs_at_once(project: Retraining, capsys) -> None:
